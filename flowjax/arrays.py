@@ -1,0 +1,53 @@
+"""Small array helpers shared by every room: broadcasting over the batch, per-example sums, per-example random draws.
+
+Why per-example keys: every draw of a loss depends on the step's key and on the example's row in the *global* batch, and
+on nothing else. The same numbers then come out on one device or eight, under jit or pmap, with or without gradient
+accumulation.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped
+
+
+def expand_to(t: Shaped[Array, "..."], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Appends unit axes to t until it has as many axes as x, so that t[b] broadcasts against x[b, ...]."""
+    t = jnp.asarray(t)
+    if t.ndim > x.ndim:
+        raise ValueError(f"expand_to: t has shape {t.shape}, which has more axes than x with shape {x.shape}.")
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def batch_times(t: Float[Array, "..."] | float, x: Float[Array, "b ..."]) -> Float[Array, "b"]:
+    """One time for each example: a scalar t is repeated over the batch of x, a vector t[b] is returned as it is."""
+    return jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+
+
+def sum_per_example(x: Float[Array, "b ..."]) -> Float[Array, "b"]:
+    """Sums over every axis but the first, in float32."""
+    return jnp.sum(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim)))
+
+
+def mean_per_example(x: Float[Array, "b ..."]) -> Float[Array, "b"]:
+    """Averages over every axis but the first, in float32."""
+    return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim)))
+
+
+def dot_per_example(x: Float[Array, "b ..."], y: Float[Array, "b ..."]) -> Float[Array, "b"]:
+    """Inner product of two batches, example by example."""
+    return sum_per_example(x * y)
+
+
+def example_keys(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:
+    """One key for each example: fold_in(key, row), where row is the example's index in the global batch."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def normal_rows(keys: Key[Array, "b"], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, "b ..."]:
+    """Standard normal draws [b, *shape], one key for each example."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+
+
+def uniform_rows(keys: Key[Array, "b"], shape: tuple[int, ...] = (), dtype=jnp.float32) -> Float[Array, "b ..."]:
+    """Uniform draws in [0, 1) of shape [b, *shape], one key for each example."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype))(keys)
