@@ -195,3 +195,18 @@ class Method:
     def due(self, step: int) -> tuple[str, ...]:
         """The names of the phases that run at a step, in order."""
         return tuple(name for name, phase in self.phases.items() if phase.due(step))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """What a method needs to know of its data before seeing any.
+
+    Attributes:
+      shape: the shape of one example, without the batch.
+      num_classes: the number of labels, or None when there are none.
+      std: the standard deviation of the data, for preconditioning.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int | None = None
+    std: float = 1.0
