@@ -50,6 +50,7 @@ class Role:
       restore_from: `RUN_DIRECTORY` or `RUN_DIRECTORY:role`, a role of a finished run's latest checkpoint.
       tx: the optimizer; None freezes the role.
       track: follow another role after each step; excludes `tx`.
+      learning_rate: the schedule inside `tx`, for the logs.
     """
 
     init: Callable[[Key[Array, ""]], PyTree] | None = None
@@ -57,6 +58,7 @@ class Role:
     restore_from: str | None = None
     tx: optax.GradientTransformation | None = None
     track: Track | None = None
+    learning_rate: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

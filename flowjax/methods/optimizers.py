@@ -1,0 +1,92 @@
+"""Optimizers from a config spec: an optax chain (clip, update rule, schedule) and the schedule for the logs."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flowjax.choices import build, choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optax transformation and its learning rate as a function of the update count."""
+
+    tx: optax.GradientTransformation
+    learning_rate: Callable
+
+
+def _learning_rate(peak: float, warmup_steps: int, decay: str, total_steps: int, final_fraction: float) -> Callable:
+    """Linear warm-up from 0, then `decay` down to final_fraction * peak at the end of the run.
+
+    inverse_sqrt is peak / sqrt(max(step / warmup_steps, 1)), the rule of Karras et al. 2024 with warmup_steps as reference.
+    """
+    steps = max(total_steps - warmup_steps, 1)
+    shapes = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, steps, final_fraction),
+        "linear": lambda: optax.linear_schedule(peak, final_fraction * peak, steps),
+        "inverse_sqrt": lambda: lambda step: peak / jnp.sqrt(1.0 + step / max(warmup_steps, 1)),
+    }
+    after = choose("learning-rate decay", decay, shapes)()
+    if warmup_steps == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), after], [warmup_steps])
+
+
+def _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm) -> Optimizer:
+    schedule = _learning_rate(learning_rate, warmup_steps, decay, total_steps, final_fraction)
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    return Optimizer(optax.chain(*clip, rule(schedule)), schedule)
+
+
+def adam(
+    total_steps: int,
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 0,
+    decay: str = "constant",
+    final_fraction: float = 0.0,
+    clip_norm: float | None = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Adam (Kingma & Ba 2014); with weight_decay > 0 AdamW (Loshchilov & Hutter 2017), which spares vectors and scalars."""
+
+    def rule(schedule):
+        if not weight_decay:
+            return optax.adam(schedule, b1, b2, eps)
+        return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=_matrices)
+
+    return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
+
+
+def sgd(
+    total_steps: int,
+    learning_rate: float = 1e-2,
+    warmup_steps: int = 0,
+    decay: str = "constant",
+    final_fraction: float = 0.0,
+    clip_norm: float | None = None,
+    momentum: float = 0.9,
+) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    rule = lambda schedule: optax.sgd(schedule, momentum or None)
+    return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
+
+
+def _matrices(tree):
+    """Weight decay reaches only what has two axes or more: biases, gains and scalars are left alone."""
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "sgd": sgd}
+
+
+def make_optimizer(spec: Mapping[str, Any], total_steps: int) -> Optimizer:
+    """Builds an optimizer from its spec, for example dict(name='adam', learning_rate=1e-3, decay='cosine')."""
+    return build("optimizer", spec, OPTIMIZERS, total_steps=total_steps)
