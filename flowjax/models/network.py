@@ -1,0 +1,167 @@
+"""What every room above calls a network: four plain functions on parameter trees.
+
+    init(key)                                   -> tree
+    apply(tree, x, t, cond, s=None, keys=None)  -> array like x, float32
+    drop(cond, dropped)                         -> cond with the null in place of the conditions of the dropped examples
+
+A method never sees a flax module, so an nnx model, a preconditioned network or a closed-form field can stand in the same
+place. Nothing is closed over: the parameters are an argument, so a teacher, a target and a student are one network with
+three trees.
+
+There is no train flag. A network with dropout drops units when it is given one key for each example and does not when it
+is given none; both branches of a consistency target reuse dropout exactly by being given the same keys.
+
+A *condition* is an array of the batch that the network reads. It states the value that means "nothing is known", which is
+what guidance and label dropout put in its place:
+
+    label      int[b]        null: the index num_classes, one learned row more than there are classes
+    text       float[b,l,c]  no null of its own: it is the mask that hides it
+    text_mask  bool[b,l]     null: False everywhere, and cross-attention always sees one learned token beside the text
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from flowjax.arrays import batch_times, expand_to
+from flowjax.contract import DataSpec
+
+Conditions = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """An array of the batch that a network reads.
+
+    Attributes:
+      shape: the shape for one example, without the batch.
+      dtype: its type.
+      null: the value that means "nothing is known", or None when another condition (a mask) says so.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    null: int | float | bool | None = None
+
+
+def label_condition(num_classes: int) -> Condition:
+    """Class labels 0 ... num_classes - 1, with the null label num_classes."""
+    return Condition((), jnp.int32, num_classes)
+
+
+def text_conditions(length: int, channels: int) -> dict[str, Condition]:
+    """Token vectors `text` [b, length, channels] and the `text_mask` [b, length] that is True where there is a token."""
+    return {"text": Condition((length, channels), jnp.float32), "text_mask": Condition((length,), jnp.bool_, False)}
+
+
+class Apply(Protocol):
+    """How a network is called; see `Network.apply`."""
+
+    def __call__(
+        self,
+        tree: PyTree,
+        x: Float[Array, "b ..."],
+        t: Float[Array, "b"],
+        cond: Conditions,
+        *,
+        s: Float[Array, "b"] | None = None,
+        keys: Key[Array, "b"] | None = None,
+    ) -> Float[Array, "b ..."]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network as functions of its parameter tree.
+
+    Attributes:
+      init: key -> parameter tree, in float32.
+      apply: (tree, x, t[b], cond, *, s=None, keys=None) -> array like x in float32. `cond` holds at least the arrays
+        named in `conditions`; others are not read. `s` is the second time of a two-time network, None for the case
+        s = t. `keys[b]` switches dropout on, example by example.
+      drop: (cond, dropped bool[b]) -> cond with nulls in the conditions of the dropped examples.
+      conditions: name -> Condition, what the network reads.
+      two_times: whether it takes a second time.
+    """
+
+    init: Callable[[Key[Array, ""]], PyTree]
+    apply: Apply
+    drop: Callable[[Conditions, Bool[Array, "b"]], Conditions]
+    conditions: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
+    two_times: bool = False
+
+
+def from_module(
+    module: nn.Module, data: DataSpec, conditions: Mapping[str, Condition] | None = None, two_times: bool = False
+) -> Network:
+    """Makes a Network of a flax linen module called as `module(x, t, s, cond, keys)`.
+
+    Args:
+      module: takes x[b, ...], t[b], s[b] (None unless `two_times`), the conditions it named, and keys[b] or None for
+        dropout; returns an array like x. It may hold parameters only, no other collection.
+      data: the shape of one example.
+      conditions: what the module reads.
+      two_times: whether the module takes s. It is then always given one: s = t where the caller leaves it out.
+    """
+    conditions = dict(conditions or {})
+
+    def init(key: Key[Array, ""]) -> PyTree:
+        x, t = jnp.zeros((1, *data.shape)), jnp.zeros((1,))
+        cond = {name: jnp.zeros((1, *condition.shape), condition.dtype) for name, condition in conditions.items()}
+        return module.init(key, x, t, t if two_times else None, cond, None)["params"]
+
+    def apply(
+        tree: PyTree,
+        x: Float[Array, "b ..."],
+        t: Float[Array, "..."],
+        cond: Conditions,
+        *,
+        s: Float[Array, "..."] | None = None,
+        keys: Key[Array, "b"] | None = None,
+    ) -> Float[Array, "b ..."]:
+        missing = [name for name in conditions if name not in cond]
+        if missing:
+            raise ValueError(
+                f"The network reads the condition(s) {', '.join(missing)}; it was given {', '.join(sorted(cond)) or 'none'}. "
+                "Add them to the batch (drop() makes the null ones), or build the network without them."
+            )
+        if s is not None and not two_times:
+            raise ValueError("The network takes one time but was given a second, s. Build it with two_times=True.")
+        t = batch_times(t, x)
+        if two_times:
+            s = t if s is None else batch_times(s, x)
+        read = {name: cond[name] for name in conditions}
+        return module.apply({"params": tree}, x, t, s, read, keys).astype(jnp.float32)
+
+    def drop(cond: Conditions, dropped: Bool[Array, "b"]) -> Conditions:
+        return {
+            name: _drop(array, conditions[name], dropped) if name in conditions else array
+            for name, array in cond.items()
+        }
+
+    return Network(init, apply, drop, conditions, two_times)
+
+
+def _drop(array: Array, condition: Condition, dropped: Bool[Array, "b"]) -> Array:
+    if condition.null is None:
+        return array
+    return jnp.where(expand_to(dropped, array), jnp.asarray(condition.null, array.dtype), array)
+
+
+def parameter_counts(tree: PyTree) -> dict[str, int]:
+    """The number of parameters at each path 'a/b/c' of a tree of arrays or of their shapes (jax.eval_shape)."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): int(leaf.size) for path, leaf in leaves}
+
+
+def count_parameters(tree: PyTree, depth: int = 0) -> dict[str, int]:
+    """The number of parameters below each path of `depth` steps; depth 0 gives the total under ''."""
+    totals: dict[str, int] = {}
+    for path, count in parameter_counts(tree).items():
+        prefix = "/".join(path.split("/")[:depth])
+        totals[prefix] = totals.get(prefix, 0) + count
+    return totals
