@@ -1,0 +1,177 @@
+"""Checkpoints: asynchronous, sharded on disk, restorable onto any mesh, never half-written. Hides Orbax from the rest.
+
+A checkpoint holds the whole `State` (every role and optimizer), the position of the data, and the resolved config.
+Orbax writes into a temporary directory and renames it when everything is on disk, so a kill leaves no half checkpoint
+behind that a later run could pick up.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from orbax.checkpoint import checkpoint_managers
+
+from flowjax.training.sharding import path_name
+from flowjax.training.state import State
+
+# A program of its own that returns its input makes new buffers: the next update may reuse the old ones while the
+# checkpoint is still being written (on CPU Orbax would otherwise read them in place).
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or does not fit; the message says what to do."""
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(
+        self,
+        directory: str | pathlib.Path,
+        keep_latest: int = 2,
+        keep_every_steps: int = 0,
+        best_metric: str = "",
+        best_mode: str = "min",
+        read_only: bool = False,
+    ):
+        """Args:
+        directory: where the steps' folders are.
+        keep_latest: how many of the newest to keep.
+        keep_every_steps: also keep every step that is a multiple of this; 0 for none.
+        best_metric: also keep the best one by this evaluation metric; empty for none.
+        best_mode: whether a `min` or a `max` is best.
+        read_only: for reading another run.
+        """
+        self.directory = pathlib.Path(directory).absolute()
+        policies: list = [checkpoint_managers.LatestN(max(keep_latest, 1))]
+        if keep_every_steps:
+            policies.append(checkpoint_managers.EveryNSteps(keep_every_steps))
+        if best_metric:
+            worst = float("inf") if best_mode == "min" else float("-inf")
+            best = lambda metrics: metrics.get(best_metric, worst)
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=best, reverse=best_mode == "min", n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            create=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest(self) -> int | None:
+        """The newest complete checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """All complete checkpoints."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self, step: int, state: State, data: Mapping[str, Any], config: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts writing a checkpoint; the state may be donated as soon as this returns."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_copy(_as_tree(state))),
+            data=ocp.args.JsonSave(dict(data)),
+            config=ocp.args.JsonSave(dict(config)),
+        )
+        self._manager.save(step, args=args, metrics=dict(metrics or {}))
+
+    def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
+        """Reads a checkpoint onto the shardings of `abstract`; returns the state and the data position."""
+        self._check_keys(step, _as_tree(abstract))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_tree(abstract)), data=ocp.args.JsonRestore())
+        restored = self._read(step, args)
+        return State(**restored["state"]), dict(restored["data"])
+
+    def read_role(self, role: str, step: int | None = None) -> PyTree:
+        """One role's parameters from the latest (or a given) checkpoint, as arrays on the host's default device."""
+        step = self._existing(step)
+        known = self._saved_tree(step)["params"]
+        if role not in known:
+            raise CheckpointError(f"{self.directory} has no role '{role}'. Its roles: {', '.join(sorted(known))}.")
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), known[role])
+        place = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), wanted)
+        item = lambda leaf: {"params": {role: leaf}}
+        args = ocp.args.PyTreeRestore(item(wanted), restore_args=item(place), partial_restore=True)
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                return reader.restore(self.directory / str(step) / "state", args=args)["params"][role]
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+
+    def config(self, step: int | None = None) -> dict[str, Any]:
+        """The resolved config a checkpoint was made with."""
+        args = ocp.args.Composite(config=ocp.args.JsonRestore())
+        return dict(self._read(self._existing(step), args)["config"])
+
+    def close(self) -> None:
+        """Waits for writes under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _existing(self, step: int | None) -> int:
+        step = self.latest() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            listed = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(f"There is no checkpoint {'' if step is None else step} in {self.directory}. Steps: {listed}.")
+        return step
+
+    def _saved_tree(self, step: int) -> PyTree:
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                return reader.metadata(self.directory / str(step) / "state").item_metadata.tree
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+
+    def _check_keys(self, step: int, wanted: PyTree) -> None:
+        saved = dict(_shapes(self._saved_tree(step)))
+        asked = dict(_shapes(wanted))
+        problems = [f"missing in the checkpoint: {name}" for name in asked.keys() - saved.keys()]
+        problems += [f"not in this run: {name}" for name in saved.keys() - asked.keys()]
+        problems += [
+            f"{name} is {saved[name]} in the checkpoint and {asked[name]} in this run"
+            for name in asked.keys() & saved.keys()
+            if asked[name] != saved[name]
+        ]
+        if problems:
+            shown = "\n  ".join(sorted(problems)[:12]) + (f"\n  ... {len(problems) - 12} more" if len(problems) > 12 else "")
+            raise CheckpointError(
+                f"The checkpoint {self.directory / str(step)} does not fit this config:\n  {shown}\n"
+                "Use the config it was made with (config.json beside it), or another --workdir."
+            )
+
+    def _read(self, step: int, args: ocp.args.Composite) -> Any:
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception as error:
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+        older = [other for other in self.steps() if other < step]
+        then = f"resume from step {older[-1]}" if older else "start again from step 0"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        return CheckpointError(
+            f"The checkpoint {self.directory / str(step)} cannot be read ({reason}). It is damaged: delete that folder to {then}."
+        )
+
+
+def _as_tree(state: State) -> dict[str, Any]:
+    return dict(step=state.step, params=state.params, optimizer=state.optimizer, healthy=state.healthy)
+
+
+def _shapes(tree: PyTree):
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield path_name(path), tuple(leaf.shape)
