@@ -2,17 +2,17 @@
 
     init(key)                                   -> tree
     apply(tree, x, t, cond, s=None, keys=None)  -> array like x, float32
-    drop(cond, dropped)                         -> cond with the null in place of the conditions of the dropped examples
+    drop(cond, dropped)                         -> cond with nulls in the conditions of the dropped examples
 
-A method never sees a flax module, so an nnx model, a preconditioned network or a closed-form field can stand in the same
-place. Nothing is closed over: the parameters are an argument, so a teacher, a target and a student are one network with
-three trees.
+A method never sees a flax module, so an nnx model, a preconditioned network or a closed-form field can stand in the
+same place. Nothing is closed over: the parameters are an argument, so a teacher, a target and a student are one network
+with three trees.
 
-There is no train flag. A network with dropout drops units when it is given one key for each example and does not when it
-is given none; both branches of a consistency target reuse dropout exactly by being given the same keys.
+There is no train flag. A network with dropout drops units when it is given one key for each example, and drops nothing
+when it is given none; both branches of a consistency target share their dropout by being given the same keys.
 
-A *condition* is an array of the batch that the network reads. It states the value that means "nothing is known", which is
-what guidance and label dropout put in its place:
+A *condition* is an array of the batch that the network reads. It states the value that means "nothing is known", which
+guidance and label dropout put in its place:
 
     label      int[b]        null: the index num_classes, one learned row more than there are classes
     text       float[b,l,c]  no null of its own: it is the mask that hides it
@@ -55,7 +55,7 @@ def label_condition(num_classes: int) -> Condition:
 
 
 def text_conditions(length: int, channels: int) -> dict[str, Condition]:
-    """Token vectors `text` [b, length, channels] and the `text_mask` [b, length] that is True where there is a token."""
+    """Token vectors `text` [b, length, channels] and `text_mask` [b, length], True where there is a token."""
     return {"text": Condition((length, channels), jnp.float32), "text_mask": Condition((length,), jnp.bool_, False)}
 
 
@@ -124,10 +124,11 @@ def from_module(
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b ..."]:
         missing = [name for name in conditions if name not in cond]
+        given = ", ".join(sorted(cond)) or "none"
         if missing:
             raise ValueError(
-                f"The network reads the condition(s) {', '.join(missing)}; it was given {', '.join(sorted(cond)) or 'none'}. "
-                "Add them to the batch (drop() makes the null ones), or build the network without them."
+                f"The network reads the condition(s) {', '.join(missing)}; it was given {given}."
+                " Add them to the batch (any value will do where drop() then puts the null), or build it without them."
             )
         if s is not None and not two_times:
             raise ValueError("The network takes one time but was given a second, s. Build it with two_times=True.")

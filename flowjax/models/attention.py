@@ -1,0 +1,88 @@
+r"""Multi-head attention, softmax(q k^T / sqrt(d)) v, to oneself or to the tokens of a condition.
+
+The logits and the softmax are computed in float32 whatever the type of the rest (the sum over keys is where bfloat16
+loses digits). The formulation is two dot products and a softmax in plain operations: jax.jvp goes through it exactly,
+forward and reverse, in every type, which fused kernels do not offer. On a CPU it is also the faster one:
+experiments/bench/convolution.py compares it with jax.nn.dot_product_attention, which is the same sum with masks and
+type changes around it.
+
+Cross-attention reads tokens [b, l, c] under a mask [b, l]. One learned token, always visible, stands beside them: an
+example whose mask is False everywhere (its text was dropped) attends to that token alone, so the null text is learned
+and no softmax is ever taken over nothing.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attend(
+    queries: Float[Array, "b n h d"],
+    keys: Float[Array, "b m h d"],
+    values: Float[Array, "b m h d"],
+    mask: Bool[Array, "b m"] | None = None,
+) -> Float[Array, "b n h d"]:
+    """softmax(q k^T / sqrt(d)) v for each head; keys whose mask is False have weight zero (Vaswani et al. 2017)."""
+    queries = queries * (queries.shape[-1] ** -0.5)
+    logits = jnp.einsum("bnhd,bmhd->bhnm", queries, keys, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights, values)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) times a learned scale, over the last axis, in float32."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Attention of tokens [b, n, c] to themselves, or to `context` [b, l, e] under `context_mask` [b, l].
+
+    Attributes:
+      heads: number of heads; it divides c.
+      qk_norm: normalise queries and keys by their root mean square, which bounds the logits (Dehghani et al. 2023).
+      zero_output: start the output layer at zero, so that a residual block starts as the identity.
+      dtype: the type it computes in.
+    """
+
+    heads: int
+    qk_norm: bool = False
+    zero_output: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "b n c"],
+        context: Float[Array, "b l e"] | None = None,
+        context_mask: Bool[Array, "b l"] | None = None,
+    ) -> Float[Array, "b n c"]:
+        size = tokens.shape[-1]
+        if size % self.heads:
+            raise ValueError(f"{self.heads} attention heads do not divide {size} channels. Choose a divisor.")
+        init = nn.initializers.xavier_uniform()
+        dense = lambda features, name: nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+        if context is None:
+            queries, keys, values = jnp.split(dense(3 * size, "qkv")(tokens), 3, axis=-1)
+            mask = None
+        else:
+            null = self.param("null", nn.initializers.normal(0.02), (1, 1, context.shape[-1]))
+            null = jnp.broadcast_to(null, (context.shape[0], 1, context.shape[-1])).astype(context.dtype)
+            context = jnp.concatenate([null, context], axis=1)
+            mask = jnp.concatenate([jnp.ones_like(context_mask[:, :1]), context_mask], axis=1)
+            queries = dense(size, "query")(tokens)
+            keys, values = jnp.split(dense(2 * size, "key_value")(context), 2, axis=-1)
+        split = lambda a: a.reshape(*a.shape[:2], self.heads, size // self.heads)
+        queries, keys, values = split(queries), split(keys), split(values)
+        if self.qk_norm:
+            queries, keys = RMSNorm(name="query_norm")(queries), RMSNorm(name="key_norm")(keys)
+        mixed = attend(queries, keys, values, mask).reshape(tokens.shape)
+        output_init = nn.initializers.zeros if self.zero_output else init
+        return nn.Dense(size, kernel_init=output_init, dtype=self.dtype, name="output")(mixed)
