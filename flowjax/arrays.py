@@ -20,7 +20,8 @@ def expand_to(t: Shaped[Array, "..."], x: Shaped[Array, "..."]) -> Shaped[Array,
 
 def batch_times(t: Float[Array, "..."] | float, x: Float[Array, "b ..."]) -> Float[Array, "b"]:
     """One time for each example: a scalar t is repeated over the batch of x, a vector t[b] is returned as it is."""
-    return jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+    # float32 for float32 and bfloat16 points; float64 points (measured orders, likelihoods) keep float64 times.
+    return jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(jnp.float32, x.dtype)), x.shape[:1])
 
 
 def sum_per_example(x: Float[Array, "b ..."]) -> Float[Array, "b"]:

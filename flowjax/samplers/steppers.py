@@ -1,0 +1,151 @@
+r"""One step of a sampler, and the one-step ODE solvers.
+
+Every sampler is a `Stepper`: it moves a batch from time t to t_next, reading a `Field`, and may remember things between
+steps. The loop in `flowjax.samplers.loop` knows nothing else. With h = t_next - t and v the velocity:
+
+| stepper  | step                                                              | evaluations | order |
+| euler    | x + h v(x, t)                                                     | 1           | 1     |
+| heun     | x + h/2 [v(x, t) + v(x + h v, t_next)]                            | 2           | 2     |
+| midpoint | x + h v(x + h/2 v, t + h/2)                                       | 2           | 2     |
+| rk4      | x + h/6 (k1 + 2 k2 + 2 k3 + k4)                                   | 4           | 4     |
+
+Heun and RK4 evaluate at t_next. Where the prediction fixes no velocity there (a data prediction on the linear path at
+t = 1, see `flowjax.samplers.field.determined`) the last step is an Euler step; this is decided before compilation.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from flowjax.samplers.field import Field, determined
+
+
+class Place(NamedTuple):
+    """Where a step stands in the grid: its index, and whether it is the first or the last."""
+
+    index: Any
+    first: Any
+    last: Any
+
+
+class Stepper(Protocol):
+    """What the loop asks of a sampler.
+
+    `stages` are the places in [t, t_next], as fractions, at which one step evaluates the field: its length is the
+    number of function evaluations of a step.
+    """
+
+    stages: tuple[float, ...]
+
+    def init(self, x: Float[Array, "b ..."]) -> PyTree:
+        """The memory before the first step; () for one-step methods."""
+        ...
+
+    def step(
+        self, field: Field, x: Float[Array, "b ..."], t: Float[Array, ""], t_next: Float[Array, ""], memory: PyTree,
+        keys: Key[Array, "b"], place: Place,
+    ) -> tuple[Float[Array, "b ..."], PyTree]:  # fmt: skip
+        """Moves x from t to t_next. Stochastic steppers also have transition(field, x, t, t_next) -> Transition."""
+        ...
+
+    def finish(self, field: Field, end: float) -> "Stepper":
+        """The stepper of the last step of a grid that ends at `end`; itself when the last step is like any other."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OneStep:
+    """The parts that steppers without memory share."""
+
+    def init(self, x: Float[Array, "b ..."]) -> PyTree:
+        """No memory."""
+        return ()
+
+    def finish(self, field: Any, end: float) -> Stepper:
+        """The last step is like any other."""
+        return self
+
+
+def ends_in_euler(stepper: Stepper, field: Any, end: float) -> Stepper:
+    """The finish of steppers that evaluate at t_next: Euler where no velocity is determined at the end."""
+    return stepper if determined(field.path, field.prediction, end) else Euler()
+
+
+@dataclasses.dataclass(frozen=True)
+class Euler(OneStep):
+    """x + h v: order 1, one evaluation."""
+
+    stages = (0.0,)
+
+    def step(self, field, x, t, t_next, memory, keys, place):
+        """One Euler step."""
+        return x + (t_next - t) * field.velocity(x, t), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Heun(OneStep):
+    """The explicit trapezoidal rule: order 2, two evaluations."""
+
+    stages = (0.0, 1.0)
+
+    def step(self, field, x, t, t_next, memory, keys, place):
+        """One Heun step."""
+        h = t_next - t
+        first = field.velocity(x, t)
+        second = field.velocity(x + h * first, t_next)
+        return x + 0.5 * h * (first + second), memory
+
+    def finish(self, field: Any, end: float) -> Stepper:
+        """Euler where no velocity is determined at the end."""
+        return ends_in_euler(self, field, end)
+
+
+@dataclasses.dataclass(frozen=True)
+class Midpoint(OneStep):
+    """The explicit midpoint rule: order 2, two evaluations, never one at t_next."""
+
+    stages = (0.0, 0.5)
+
+    def step(self, field, x, t, t_next, memory, keys, place):
+        """One midpoint step."""
+        half = 0.5 * (t_next - t)
+        middle = x + half * field.velocity(x, t)
+        return x + 2.0 * half * field.velocity(middle, t + half), memory
+
+
+@dataclasses.dataclass(frozen=True)
+class RungeKutta4(OneStep):
+    """The classical Runge-Kutta method: order 4, four evaluations."""
+
+    stages = (0.0, 0.5, 0.5, 1.0)
+
+    def step(self, field, x, t, t_next, memory, keys, place):
+        """One RK4 step."""
+        h = t_next - t
+        half = t + 0.5 * h
+        k1 = field.velocity(x, t)
+        k2 = field.velocity(x + 0.5 * h * k1, half)
+        k3 = field.velocity(x + 0.5 * h * k2, half)
+        k4 = field.velocity(x + h * k3, t_next)
+        return x + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4), memory
+
+    def finish(self, field: Any, end: float) -> Stepper:
+        """Euler where no velocity is determined at the end."""
+        return ends_in_euler(self, field, end)
+
+
+def jump(path, t: Float[Array, ""], t_next: Float[Array, ""]) -> tuple[Any, Any]:
+    r"""Coefficients (keep, gain) of the exact jump x' = keep x + gain x1 for a constant data estimate x1.
+
+    keep = sigma'/sigma and gain = alpha' - keep alpha. In log-SNR terms gain = -alpha' expm1(-h), but written this way
+    it also holds where alpha = 0 (pure noise, h infinite) and where sigma' = 0.
+    """
+    keep = path.sigma(t_next) / path.sigma(t)
+    return keep, path.alpha(t_next) - keep * path.alpha(t)
+
+
+def half_log_snr(path, t: Float[Array, ""]) -> Float[Array, ""]:
+    """lambda = log(alpha / sigma): -inf at pure noise, +inf at clean data."""
+    return jnp.log(path.alpha(t)) - jnp.log(path.sigma(t))
