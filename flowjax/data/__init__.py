@@ -1,0 +1,21 @@
+"""Data: where examples come from (SOURCES) and how they reach a step, in an order that (seed, step) decides."""
+
+from flowjax.data.batch import check_batch
+from flowjax.data.digits import digits
+from flowjax.data.pipeline import BatchIterator, evaluation_batches, make_iterator
+from flowjax.data.points import checkerboard, mixture, moons, spirals
+from flowjax.data.sources import ArraySource, PointSource, RecordSource, Source
+
+SOURCES = {"mixture": mixture, "moons": moons, "checkerboard": checkerboard, "spirals": spirals, "digits": digits}
+
+__all__ = [
+    "SOURCES",
+    "ArraySource",
+    "BatchIterator",
+    "PointSource",
+    "RecordSource",
+    "Source",
+    "check_batch",
+    "evaluation_batches",
+    "make_iterator",
+]

@@ -1,0 +1,65 @@
+"""What a batch must look like before it meets a compiled step; the messages say what to do."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flowjax.contract import DataSpec
+
+WIDE = "float64, int64 and object arrays have no place in a batch: JAX would narrow or refuse them silently"
+
+
+def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
+    """Raises a ValueError unless the batch follows the contract (flowjax/contract.py) and fits the data's spec."""
+    for name in ("data", "mask", "row"):
+        if name not in batch:
+            raise ValueError(
+                f"The batch has no '{name}'. It has {', '.join(sorted(batch)) or 'nothing'}; every batch needs data, "
+                "mask (1 for an example, 0 for padding) and row (the example's index in the global batch)."
+            )
+    count = batch["data"].shape[0] if batch["data"].ndim else 0
+    for name, value in batch.items():
+        if value.ndim == 0 or value.shape[0] != count:
+            raise ValueError(
+                f"The batch entry '{name}' has shape {value.shape}; its first axis must be the {count} "
+                "examples of 'data'."
+            )
+        if value.dtype in (np.float64, np.int64, np.uint64) or value.dtype == object:
+            raise ValueError(f"The batch entry '{name}' is {value.dtype}; use float32, int32, uint8 or bool ({WIDE}).")
+    for name in ("data", "noise"):
+        if name in batch and batch[name].shape[1:] != tuple(spec.shape):
+            raise ValueError(
+                f"The batch entry '{name}' has examples of shape {batch[name].shape[1:]}; the data spec says "
+                f"{tuple(spec.shape)}."
+            )
+        if name in batch and batch[name].dtype != np.float32:
+            raise ValueError(
+                f"The batch entry '{name}' is {batch[name].dtype}; it must be float32, scaled to about unit size."
+            )
+    if batch["mask"].dtype != np.float32:
+        raise ValueError(
+            f"The batch entry 'mask' is {batch['mask'].dtype}; it must be float32, 1 for an example and 0 for padding."
+        )
+    if not np.isin(batch["mask"], (0, 1)).all():
+        raise ValueError(f"The batch entry 'mask' holds {np.unique(batch['mask'])[:5]}; it may only hold 0 and 1.")
+    if batch["row"].dtype != np.int32:
+        raise ValueError(
+            f"The batch entry 'row' is {batch['row'].dtype}; it must be int32, the index in the global batch."
+        )
+    if spec.num_classes is not None:
+        _check_label(batch, spec.num_classes)
+
+
+def _check_label(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
+    if "label" not in batch:
+        raise ValueError(f"The data spec has num_classes={num_classes}, but the batch has no 'label'.")
+    label = batch["label"]
+    if not np.issubdtype(label.dtype, np.integer) or label.ndim != 1:
+        raise ValueError(
+            f"The batch entry 'label' is {label.dtype}{list(label.shape)}; it must be one integer an example."
+        )
+    if label.size and not (label.min() >= 0 and label.max() < num_classes):
+        raise ValueError(
+            f"The labels run from {label.min()} to {label.max()}; with num_classes={num_classes} they must "
+            f"be in [0, {num_classes})."
+        )
