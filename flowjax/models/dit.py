@@ -3,15 +3,15 @@ r"""DiT: a transformer on patches of the image, modulated by time and label (Pee
 An image is cut into p x p patches; each becomes a token with a fixed position vector. A block is
 
     x <- x + gate_1 Attention(modulate(norm(x), shift_1, scale_1))
-    x <- x + gate_2 MLP(modulate(norm(x), shift_2, scale_2)),          modulate(h, shift, scale) = h (1 + scale) + shift,
+    x <- x + gate_2 MLP(modulate(norm(x), shift_2, scale_2)),         modulate(h, shift, scale) = h (1 + scale) + shift,
 
 with the six vectors a linear function of silu(e), e the embedding of time and label, and norm a layer norm without
 parameters. That function starts at zero (adaLN-zero), so every block starts as the identity; the last layer starts at
 zero too, so the network starts as the zero function.
 
 Differences from the published PyTorch model, which has an output for a variance that the flow loss throws away
-(learn_sigma) and counts its fixed position vectors as parameters: here neither is present. With h the width, P = H W / p^2
-patches and k = p^2 C values in a patch, the published count is ours + (h + 1) k + P h; that is the test.
+(learn_sigma) and counts its fixed position vectors as parameters: here neither is present. With h the width,
+P = H W / p^2 patches and k = p^2 C values in a patch, the published count is ours + (h + 1) k + P h; that is the test.
 """
 
 import flax.linen as nn

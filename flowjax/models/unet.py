@@ -1,0 +1,249 @@
+r"""U-Net in the style of DDPM++ and ADM (Ho et al. 2020; Song et al. 2021; Dhariwal & Nichol 2021).
+
+The image goes down through levels of half the side and more channels, and up again; every block on the way up also
+reads the output of its partner on the way down. A residual block is
+
+    h = convolve(silu(norm(x)))
+    h = convolve(dropout(silu(norm(h) (1 + scale) + shift))),      (scale, shift) a linear function of silu(embedding)
+    x <- skip(x) + h,
+
+with group norm, the second convolution starting at zero, and `skip` a linear map where the number of channels changes.
+Attention between the cells of the image stands after the blocks of the levels whose height is in `attention`, and, with
+text, cross-attention after it. The last convolution starts at zero, so the network starts as the zero function.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from flowjax.choices import choose
+from flowjax.contract import DataSpec
+from flowjax.models.attention import Attention
+from flowjax.models.convolution import CONVOLUTIONS, Convolution
+from flowjax.models.embeddings import ConditionEmbedding, Dropout
+from flowjax.models.network import Conditions, Network, from_module, label_condition, text_conditions
+
+RESAMPLINGS = {
+    "block": "a residual block that averages 2 x 2 cells or repeats each cell",
+    "conv": "a convolution of stride 2, or one after repeating each cell",
+}
+
+
+def group_norm(dtype: jnp.dtype, channels: int, name: str) -> nn.GroupNorm:
+    """Group norm with up to 32 groups of at least 4 channels; as many groups as divide the channels."""
+    groups = next(n for n in range(max(1, min(32, channels // 4)), 0, -1) if channels % n == 0)
+    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The mean of each 2 x 2 cells."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Each cell repeated to 2 x 2."""
+    batch, height, width, channels = x.shape
+    shape = (batch, height, 2, width, 2, channels)
+    return jnp.broadcast_to(x[:, :, None, :, None], shape).reshape(batch, 2 * height, 2 * width, channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions modulated by the embedding; `resample` ('halve', 'double' or None) acts before the first."""
+
+    features: int
+    dropout: float
+    convolution: str
+    dtype: jnp.dtype
+    resample: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], keys: Key[Array, "b"] | None
+    ) -> Float[Array, "b h2 w2 f"]:
+        options = {"implementation": self.convolution, "dtype": self.dtype}
+        hidden = nn.silu(group_norm(self.dtype, x.shape[-1], "norm_in")(x))
+        if self.resample is not None:
+            resample = {"halve": halve, "double": double}[self.resample]
+            hidden, x = resample(hidden), resample(x)
+        hidden = Convolution(self.features, name="conv_in", **options)(hidden)
+        modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="modulation")(nn.silu(embedding))
+        scale, shift = jnp.split(modulation[:, None, None], 2, axis=-1)
+        hidden = nn.silu(group_norm(self.dtype, self.features, "norm_out")(hidden) * (1 + scale) + shift)
+        hidden = Dropout(self.dropout, name="dropout")(hidden, keys)
+        hidden = Convolution(self.features, zero=True, name="conv_out", **options)(hidden)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+        return x + hidden
+
+
+class AttentionBlock(nn.Module):
+    """Attention between the cells of the image, then to the text where there is text."""
+
+    head_channels: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], cond: Conditions) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        heads = max(1, channels // self.head_channels)
+        tokens = x.reshape(x.shape[0], -1, channels)
+        attention = lambda name: Attention(heads, zero_output=True, dtype=self.dtype, name=name)
+        tokens = tokens + attention("attention")(group_norm(self.dtype, channels, "norm")(tokens))
+        if "text" in cond:
+            normed = group_norm(self.dtype, channels, "cross_norm")(tokens)
+            tokens = tokens + attention("cross_attention")(normed, cond["text"], cond["text_mask"])
+        return tokens.reshape(x.shape)
+
+
+class UNet(nn.Module):
+    """Down, through the middle and up; see `unet` for the options."""
+
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...]
+    head_channels: int
+    resampling: str
+    num_classes: int | None
+    dropout: float
+    time_scale: float
+    convolution: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        t: Float[Array, "b"],
+        s: Float[Array, "b"] | None = None,
+        cond: Conditions | None = None,
+        keys: Key[Array, "b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        cond = cond or {}
+        embed = ConditionEmbedding(
+            4 * self.channels, self.num_classes, time_scale=self.time_scale, dtype=self.dtype, name="embedding"
+        )
+        embedding = embed(t, s, cond.get("label"))
+
+        def convolve(h, features, name, stride=1):
+            return Convolution(features, stride, False, self.convolution, self.dtype, name=name)(h)
+
+        def residual(h, features, name, resample=None):
+            block = ResidualBlock(features, self.dropout, self.convolution, self.dtype, resample, name=name)
+            return block(h, embedding, keys)
+
+        def attend(h, name):
+            return AttentionBlock(self.head_channels, self.dtype, name=name)(h, cond)
+
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        h = convolve(x, self.channels, "input")
+        skips = [h]
+        for level, width in enumerate(widths):
+            for index in range(self.blocks):
+                h = residual(h, width, f"down_{level}_{index}")
+                if h.shape[1] in self.attention:
+                    h = attend(h, f"down_{level}_{index}_attention")
+                skips.append(h)
+            if level + 1 < len(widths):
+                if self.resampling == "block":
+                    h = residual(h, width, f"halve_{level}", "halve")
+                else:
+                    h = convolve(h, width, f"halve_{level}", stride=2)
+                skips.append(h)
+
+        h = residual(h, widths[-1], "middle_0")
+        if self.attention:
+            h = attend(h, "middle_attention")
+        h = residual(h, widths[-1], "middle_1")
+
+        for level, width in reversed(list(enumerate(widths))):
+            for index in range(self.blocks + 1):
+                h = residual(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up_{level}_{index}")
+                if h.shape[1] in self.attention:
+                    h = attend(h, f"up_{level}_{index}_attention")
+            if level > 0:
+                if self.resampling == "block":
+                    h = residual(h, width, f"double_{level}", "double")
+                else:
+                    h = convolve(double(h), width, f"double_{level}")
+
+        h = nn.silu(group_norm(self.dtype, h.shape[-1], "norm")(h)).astype(jnp.float32)
+        # The last convolution is in float32: what it writes is the prediction itself.
+        return Convolution(x.shape[-1], zero=True, implementation=self.convolution, name="output")(h)
+
+
+def unet(
+    data: DataSpec,
+    dtype: str = "float32",
+    channels: int = 64,
+    multipliers: tuple = (1, 2),
+    blocks: int = 2,
+    attention: tuple = (16, 8),
+    head_channels: int = 32,
+    resampling: str = "block",
+    class_conditional: bool = True,
+    text_length: int = 0,
+    text_channels: int = 0,
+    dropout: float = 0.0,
+    two_times: bool = False,
+    time_scale: float = 1000.0,
+    convolution: str = "auto",
+) -> Network:
+    """A U-Net.
+
+    Args:
+      data: shape (height, width, channels) and number of classes.
+      dtype: the type it computes in, 'float32' or 'bfloat16'; parameters and output are float32.
+      channels: channels of the first level.
+      multipliers: channels of each level over `channels`; one level fewer than these halves the image.
+      blocks: residual blocks of a level on the way down; one more on the way up.
+      attention: the heights at which there is attention; () for none, also in the middle.
+      head_channels: channels of an attention head.
+      resampling: how an image is halved and doubled: 'block' or 'conv'.
+      class_conditional: read cond['label'] where the data have classes.
+      text_length, text_channels: read cond['text'] [b, length, channels] and cond['text_mask'] beside attention.
+      dropout: share of units to drop in the residual blocks when the network is given keys.
+      two_times: take a second time s.
+      time_scale: highest frequency of the time embedding.
+      convolution: 'auto', 'xla' or 'matmul', see models/convolution.py.
+    """
+    choose("resampling", resampling, RESAMPLINGS)
+    choose("convolution", convolution, CONVOLUTIONS)
+    if len(data.shape) != 3:
+        raise ValueError(f"A U-Net reads images (height, width, channels); the data have shape {data.shape}.")
+    factor = 2 ** (len(multipliers) - 1)
+    if data.shape[0] % factor or data.shape[1] % factor:
+        raise ValueError(
+            f"{len(multipliers)} levels halve the image {len(multipliers) - 1} times, but {data.shape[:2]} is not "
+            f"divisible by {factor}. Give fewer multipliers or pad the images."
+        )
+    heights = [data.shape[0] // 2**level for level in range(len(multipliers))]
+    if text_length and not attention:
+        raise ValueError("Text is read beside attention, and attention=() has none. Give heights such as (16, 8).")
+    for multiplier in multipliers:
+        width = channels * multiplier
+        if attention and width % max(1, width // head_channels):
+            raise ValueError(f"Heads of {head_channels} channels do not divide {width} channels. Change head_channels.")
+    if attention and not set(attention) & set(heights):
+        raise ValueError(
+            f"attention={tuple(attention)} names none of the heights {heights} of this network. Use some, or ()."
+        )
+    classes = data.num_classes if class_conditional else None
+    module = UNet(
+        channels,
+        tuple(multipliers),
+        blocks,
+        tuple(attention),
+        head_channels,
+        resampling,
+        classes,
+        dropout,
+        time_scale,
+        convolution,
+        jnp.dtype(dtype),
+    )
+    conditions = {} if classes is None else {"label": label_condition(classes)}
+    if text_length:
+        conditions |= text_conditions(text_length, text_channels)
+    return from_module(module, data, conditions, two_times)
