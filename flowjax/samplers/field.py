@@ -45,7 +45,9 @@ class Field:
         """The prediction itself, at one time or at one time for each example."""
         return self.predict(x, batch_times(t, x))
 
-    def convert(self, value: Float[Array, "b ..."], x: Float[Array, "b ..."], t, destination: str) -> Float[Array, "b ..."]:
+    def convert(
+        self, value: Float[Array, "b ..."], x: Float[Array, "b ..."], t, destination: str
+    ) -> Float[Array, "b ..."]:
         """Converts an evaluated prediction to another kind."""
         return convert(self.path, self.prediction, destination, value, x, batch_times(t, x))
 

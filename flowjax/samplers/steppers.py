@@ -23,11 +23,11 @@ from flowjax.samplers.field import Field, determined
 
 
 class Place(NamedTuple):
-    """Where a step stands in the grid: its index, and whether it is the first or the last."""
+    """Where a step stands in the grid: its index, whether it is the first, and how many steps there are."""
 
     index: Any
     first: Any
-    last: Any
+    count: int
 
 
 class Stepper(Protocol):
