@@ -16,6 +16,7 @@ At the solution (1) equals its dual value, mean(f) + mean(g).
 As eps -> 0 and n = m, P tends to the best permutation / n: the assignment problem.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -75,6 +76,7 @@ def assignment(cost: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(cost)[1]
 
 
+@functools.partial(jax.jit, static_argnames=("tolerance", "max_rounds"))
 def sinkhorn_potentials(
     cost: Float[Array, "n m"],
     epsilon: Float[Array, ""] | float,
@@ -84,7 +86,7 @@ def sinkhorn_potentials(
     """Solves (2) with epsilon scaling until the row error is below `tolerance`.
 
     Args:
-      cost: C_ij.
+      cost: C_ij; infinite where a pair is forbidden.
       epsilon: the temperature, in the units of the cost.
       tolerance: largest total mass on wrong rows.
       max_rounds: rounds after which the loop ends without convergence; `error` then tells.
@@ -110,7 +112,9 @@ def sinkhorn_potentials(
         _, _, eps, error, rounds = state
         return ((eps > epsilon) | (error > tolerance)) & (rounds < max_rounds)
 
-    start = (jnp.zeros(n, cost.dtype), jnp.zeros(m, cost.dtype), jnp.maximum(jnp.max(cost), epsilon))
+    # An infinite cost forbids a pair; the largest allowed one sets the scale.
+    largest = jnp.max(jnp.where(jnp.isfinite(cost), cost, 0.0))
+    start = (jnp.zeros(n, cost.dtype), jnp.zeros(m, cost.dtype), jnp.maximum(largest, epsilon))
     f, g, _, error, rounds = jax.lax.while_loop(unfinished, body, (*start, jnp.asarray(jnp.inf, cost.dtype), 0))
     return Potentials(f, g, error, jnp.asarray(rounds))
 
