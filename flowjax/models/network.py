@@ -21,7 +21,7 @@ guidance and label dropout put in its place:
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -59,6 +59,7 @@ def text_conditions(length: int, channels: int) -> dict[str, Condition]:
     return {"text": Condition((length, channels), jnp.float32), "text_mask": Condition((length,), jnp.bool_, False)}
 
 
+@runtime_checkable  # so that the annotations of Network can be checked
 class Apply(Protocol):
     """How a network is called; see `Network.apply`."""
 
