@@ -11,7 +11,10 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+from ml_collections import ConfigDict
+
 T = TypeVar("T")
+Spec = Mapping[str, Any] | ConfigDict
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -33,7 +36,7 @@ def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
-def build(kind: str, spec: Mapping[str, Any], table: Mapping[str, Callable[..., T]], **given: Any) -> T:
+def build(kind: str, spec: Spec, table: Mapping[str, Callable[..., T]], **given: Any) -> T:
     """Calls the factory that a spec names with the spec's other entries, after checking them against its signature.
 
     Args:
@@ -58,7 +61,9 @@ def build(kind: str, spec: Mapping[str, Any], table: Mapping[str, Callable[..., 
     for key, value in options.items():
         if key not in known and not (takes_any and key not in given):
             listed = ", ".join(known) or "none"
-            raise ValueError(f"The {kind} '{name}' has no option '{key}'. Its options: {listed}.{suggestion(key, known)}")
+            raise ValueError(
+                f"The {kind} '{name}' has no option '{key}'. Its options: {listed}.{suggestion(key, known)}"
+            )
         if key in parameters:
             check_type(f"{kind} '{name}' option '{key}'", value, parameters[key].annotation)
     given = {key: value for key, value in given.items() if takes_any or key in parameters}
@@ -67,7 +72,14 @@ def build(kind: str, spec: Mapping[str, Any], table: Mapping[str, Callable[..., 
 
 def check_type(what: str, value: Any, annotation: Any) -> None:
     """Raises a TypeError when a plain value (number, text, flag, sequence) does not fit a plain annotation."""
-    plain = {int: (int,), float: (int, float), str: (str,), bool: (bool,), tuple: (tuple, list), type(None): (type(None),)}
+    plain = {
+        int: (int,),
+        float: (int, float),
+        str: (str,),
+        bool: (bool,),
+        tuple: (tuple, list),
+        type(None): (type(None),),
+    }
     origin = typing.get_origin(annotation)
     members = typing.get_args(annotation) if origin in (typing.Union, types.UnionType) else (annotation,)
     members = tuple(typing.get_origin(member) or member for member in members)

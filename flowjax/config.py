@@ -130,7 +130,9 @@ def load_module(file: str | pathlib.Path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ConfigError(f"The config file '{file}' has no function get_config(argument). Add one that returns a config.")
+        raise ConfigError(
+            f"The config file '{file}' has no function get_config(argument). Add one that returns a config."
+        )
     return module
 
 
@@ -236,7 +238,9 @@ def _one_of(config: ConfigDict, path: str, allowed: tuple[str, ...]) -> None:
     for key in path.split("."):
         value = value[key]
     if value not in allowed:
-        raise ConfigError(f"The config entry '{path}' is '{value}'; expected one of {', '.join(allowed)}.{suggestion(value, allowed)}")
+        raise ConfigError(
+            f"The config entry '{path}' is '{value}'; expected one of {', '.join(allowed)}.{suggestion(value, allowed)}"
+        )
 
 
 def _validate_keys(config: ConfigDict, reference: ConfigDict, prefix: str) -> None:
@@ -283,7 +287,7 @@ def difference(config: ConfigDict) -> list[str]:
 class Schedule:
     """Answers whether something periodic is due after `done` finished steps."""
 
-    def __init__(self, when: Mapping[str, Any], total_steps: int, steps_per_epoch: float | None = None):
+    def __init__(self, when: Mapping[str, Any] | ConfigDict, total_steps: int, steps_per_epoch: float | None = None):
         """Args:
         when: every_steps, every_epochs, at_percent (see `schedule`).
         total_steps: the length of the run.

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -25,7 +26,7 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #   mask   [b]       1 for an example, 0 for padding of a last, partial batch
 #   row    [b]       the example's index in the global batch: the seed of everything drawn for it
 #   any other name (label, text, size, ...) is a condition that the network may read.
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Array | np.ndarray]
 RESERVED = ("data", "noise", "mask", "row")
 Metrics = Mapping[str, Array]  # name -> one value per example, or one value; `t` feeds the loss-by-time curve
 LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, "b"], Metrics]]
@@ -43,6 +44,8 @@ class Track:
 @dataclasses.dataclass(frozen=True)
 class Role:
     """One parameter tree: where it starts (exactly one of init, copy_of, restore_from) and how it changes.
+
+    A restored role may have an init as well: it is not run, but every restored array is held against its shapes.
 
     Attributes:
       init: key -> tree.
@@ -137,7 +140,9 @@ class Method:
     phases: Mapping[str, Phase]
     samplers: Mapping[str, Sampler] = dataclasses.field(default_factory=dict)
     collect: Collect | None = None
-    checks: Mapping[str, Callable[[Params, Batch, Key[Array, ""]], CheckResult]] = dataclasses.field(default_factory=dict)
+    checks: Mapping[str, Callable[[Params, Batch, Key[Array, ""]], CheckResult]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self):
         for name, role in self.roles.items():
@@ -159,23 +164,29 @@ class Method:
     def _known(self, role: str, who: str) -> None:
         if role not in self.roles:
             listed = ", ".join(sorted(self.roles))
-            raise ValueError(f"{who} role '{role}', which the method does not have. Roles: {listed}.{suggestion(role, self.roles)}")
+            raise ValueError(
+                f"{who} role '{role}', which the method does not have. Roles: {listed}.{suggestion(role, self.roles)}"
+            )
 
     def _check_role(self, name: str, role: Role) -> None:
         sources = [key for key in ("init", "copy_of", "restore_from") if getattr(role, key) is not None]
-        if len(sources) != 1:
+        if len(sources) != 1 and sources != ["init", "restore_from"]:
             raise ValueError(
                 f"Role '{name}' must start from exactly one of init, copy_of and restore_from; it has "
                 f"{', '.join(sources) or 'none'}."
             )
         if role.tx is not None and role.track is not None:
-            raise ValueError(f"Role '{name}' has both an optimizer and a track: it can be trained or follow, not both. Drop one.")
+            raise ValueError(
+                f"Role '{name}' has both an optimizer and a track: it can be trained or follow, not both. Drop one."
+            )
         if role.copy_of is not None:
             self._known(role.copy_of, f"Role '{name}' copies")
             seen, current = {name}, role.copy_of
             while current is not None:
                 if current in seen:
-                    raise ValueError(f"Role '{name}' copies itself through {' -> '.join(sorted(seen))}. Give one of them an init.")
+                    raise ValueError(
+                        f"Role '{name}' copies itself through {' -> '.join(sorted(seen))}. Give one of them an init."
+                    )
                 seen.add(current)
                 current = self.roles[current].copy_of if current in self.roles else None
         if role.track is not None:
@@ -187,7 +198,9 @@ class Method:
         for role in phase.trains:
             self._known(role, f"Phase '{name}' trains")
             if self.roles[role].tx is None:
-                raise ValueError(f"Phase '{name}' trains role '{role}', which is frozen (tx=None). Give it an optimizer or drop it from `trains`.")
+                raise ValueError(
+                    f"Phase '{name}' trains role '{role}', which is frozen (tx=None). Give it an optimizer or drop it from `trains`."
+                )
         if phase.every < 1 or not 0 <= phase.offset < phase.every:
             raise ValueError(
                 f"Phase '{name}' has every={phase.every} and offset={phase.offset}, so it would never be due. "

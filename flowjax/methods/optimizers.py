@@ -1,14 +1,13 @@
 """Optimizers from a config spec: an optax chain (clip, update rule, schedule) and the schedule for the logs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from flowjax.choices import build, choose
+from flowjax.choices import Spec, build, choose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +86,6 @@ def _matrices(tree):
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "sgd": sgd}
 
 
-def make_optimizer(spec: Mapping[str, Any], total_steps: int) -> Optimizer:
+def make_optimizer(spec: Spec, total_steps: int) -> Optimizer:
     """Builds an optimizer from its spec, for example dict(name='adam', learning_rate=1e-3, decay='cosine')."""
     return build("optimizer", spec, OPTIMIZERS, total_steps=total_steps)

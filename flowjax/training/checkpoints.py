@@ -76,7 +76,12 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: State, data: Mapping[str, Any], config: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+        self,
+        step: int,
+        state: State,
+        data: Mapping[str, Any],
+        config: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Starts writing a checkpoint; the state may be donated as soon as this returns."""
         if step in self._manager.all_steps():
@@ -126,7 +131,9 @@ class Checkpoints:
         step = self.latest() if step is None else step
         if step is None or step not in self._manager.all_steps():
             listed = ", ".join(map(str, self.steps())) or "none"
-            raise CheckpointError(f"There is no checkpoint {'' if step is None else step} in {self.directory}. Steps: {listed}.")
+            raise CheckpointError(
+                f"There is no checkpoint {'' if step is None else step} in {self.directory}. Steps: {listed}."
+            )
         return step
 
     def _saved_tree(self, step: int) -> PyTree:
@@ -147,7 +154,9 @@ class Checkpoints:
             if asked[name] != saved[name]
         ]
         if problems:
-            shown = "\n  ".join(sorted(problems)[:12]) + (f"\n  ... {len(problems) - 12} more" if len(problems) > 12 else "")
+            shown = "\n  ".join(sorted(problems)[:12]) + (
+                f"\n  ... {len(problems) - 12} more" if len(problems) > 12 else ""
+            )
             raise CheckpointError(
                 f"The checkpoint {self.directory / str(step)} does not fit this config:\n  {shown}\n"
                 "Use the config it was made with (config.json beside it), or another --workdir."

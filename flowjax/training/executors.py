@@ -4,13 +4,13 @@ One compiled program per (set of due phases, number of updates); the state is do
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+from ml_collections import ConfigDict
 
 from flowjax.contract import Batch, Method, Metrics
 from flowjax.training.sharding import BATCH, LEVELS, STACKED_BATCH, make_mesh, state_shardings, tree_shardings
@@ -21,7 +21,7 @@ from flowjax.training.update import make_dispatch, make_update
 class JitExecutor:
     """Runs updates under jax.jit, with the state laid out on a mesh by the rules of `sharding`."""
 
-    def __init__(self, method: Method, config: Mapping[str, Any], restored: Mapping[str, PyTree] | None = None):
+    def __init__(self, method: Method, config: ConfigDict, restored: Mapping[str, PyTree] | None = None):
         self.method, self.config, self._restored = method, config, restored or {}
         self.mesh = make_mesh(config.mesh, config.sharding)
         self.rules = config.partition_rules
@@ -60,9 +60,9 @@ class JitExecutor:
             return jax.device_put(dict(batch), sharding)
         return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
-    def program(self, due: Sequence[str], count: int) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
-        """The jitted program of `count` updates of the due phases; compiled at its first call, or by lower()."""
-        key = (tuple(due), count)
+    def program(self, due: Sequence[str], size: int) -> Callable[..., tuple[State, Metrics]]:
+        """The jitted program of up to `size` updates of the due phases; compiled at its first call, or by lower()."""
+        key = (tuple(due), size)
         if key not in self._compiled:
             update = make_update(
                 self.method,
@@ -72,15 +72,16 @@ class JitExecutor:
                 guard=self.config.nan_guard,
             )
             self._compiled[key] = jax.jit(
-                make_dispatch(update, count), donate_argnums=0, out_shardings=(self.shardings, None)
+                make_dispatch(update, size), donate_argnums=0, out_shardings=(self.shardings, None)
             )
         return self._compiled[key]
 
     def run(
         self, state: State, batches: Mapping[str, np.ndarray], due: Sequence[str], count: int
     ) -> tuple[State, Metrics]:
-        """`count` updates on stacked host batches."""
-        return self.program(due, count)(state, self.put(batches), self.root)
+        """`count` updates on stacked host batches; metrics are stacked on a first axis, of which `count` entries count."""
+        size = self.config.steps_per_dispatch
+        return self.program(due, size)(state, self.put(pad_stack(batches, size)), np.int32(count), self.root)
 
     def _constrain(self, role: str, gradients: PyTree) -> PyTree:
         shardings = tree_shardings(gradients, self.mesh, True, self.rules, f"{role}/")
@@ -92,7 +93,7 @@ class PmapExecutor:
 
     AXIS = "devices"
 
-    def __init__(self, method: Method, config: Mapping[str, Any], restored: Mapping[str, PyTree] | None = None):
+    def __init__(self, method: Method, config: ConfigDict, restored: Mapping[str, PyTree] | None = None):
         self.method, self.config, self._restored = method, config, restored or {}
         self.devices = jax.local_devices()
         self.mesh = make_mesh(config.mesh, "replicated")
@@ -131,22 +132,34 @@ class PmapExecutor:
         count = len(self.devices)
         return {k: v.reshape((v.shape[0], count, -1) + v.shape[2:]).swapaxes(0, 1) for k, v in batch.items()}
 
-    def program(self, due: Sequence[str], count: int) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
-        """The pmapped program of `count` updates of the due phases."""
-        key = (tuple(due), count)
+    def program(self, due: Sequence[str], size: int) -> Callable[..., tuple[State, Metrics]]:
+        """The pmapped program of up to `size` updates of the due phases."""
+        key = (tuple(due), size)
         if key not in self._compiled:
             update = make_update(
                 self.method, due, self.config.gradient_accumulation, axis=self.AXIS, guard=self.config.nan_guard
             )
-            self._compiled[key] = jax.pmap(make_dispatch(update, count), axis_name=self.AXIS, donate_argnums=0)
+            self._compiled[key] = jax.pmap(
+                make_dispatch(update, size), axis_name=self.AXIS, in_axes=(0, 0, None, 0), donate_argnums=0
+            )
         return self._compiled[key]
 
     def run(
         self, state: State, batches: Mapping[str, np.ndarray], due: Sequence[str], count: int
     ) -> tuple[State, Metrics]:
         """`count` updates on stacked host batches; the metrics are the same on every device, so the first's are returned."""
-        state, metrics = self.program(due, count)(state, self.put(batches), self._roots)
+        size = self.config.steps_per_dispatch
+        batches = self.put(pad_stack(batches, size))
+        state, metrics = self.program(due, size)(state, batches, np.int32(count), self._roots)
         return state, jax.tree.map(lambda leaf: leaf[0], metrics)
+
+
+def pad_stack(batches: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Repeats the last batch until `size` are stacked; the program does not look at the padding."""
+    missing = size - len(next(iter(batches.values())))
+    if not missing:
+        return dict(batches)
+    return {name: np.concatenate([value, np.repeat(value[-1:], missing, 0)]) for name, value in batches.items()}
 
 
 EXECUTORS = {"jit": JitExecutor, "pmap": PmapExecutor}

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+from ml_collections import ConfigDict
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -26,7 +27,7 @@ SMALLEST_SHARDED = 1024  # scalars; splitting less costs more messages than it s
 LEVELS = {"replicated": 0, "zero1": 1, "zero2": 2, "zero3": 3}
 
 
-def make_mesh(sizes: Mapping[str, int], sharding: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(sizes: Mapping[str, int] | ConfigDict, sharding: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the axes data, fsdp, tensor.
 
     Args:

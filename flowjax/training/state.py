@@ -7,24 +7,26 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from flowjax.contract import Method
 
 
 @flax.struct.dataclass
 class State:
-    """Attributes:
-    step: updates done so far.
+    """Arrays, or their shapes, shardings or copies on the host: the same tree of each.
+
+    Attributes:
+    step: updates done so far, int32.
     params: role -> parameter tree.
     optimizer: role -> optimizer state, for the trained roles.
     healthy: False from the first update on that met a NaN or infinity; that update and all later ones change nothing.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: dict[str, PyTree]
     optimizer: dict[str, PyTree]
-    healthy: Bool[Array, ""]
+    healthy: Any
 
 
 def named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from flowjax.contract import Batch, Method, Metrics, Params, Phase
 from flowjax.training.state import State, step_key
@@ -48,7 +48,7 @@ def make_update(
             phase = method.phases[name]
             key = step_key(root, state.step, f"phase/{name}")
             loss, gradients, extra = phase_gradients(phase, params, batch, key, accumulation, axis, constrain)
-            norm = optax.global_norm(gradients)
+            norm = optax.tree.norm(gradients)
             finite &= jnp.isfinite(loss) & jnp.isfinite(norm)
             for role in phase.trains:
                 changes, optimizer[role] = method.roles[role].tx.update(gradients[role], optimizer[role], params[role])
@@ -62,6 +62,7 @@ def make_update(
         if guard:
             healthy = state.healthy & finite
             new = jax.tree.map(lambda fresh, old: jnp.where(healthy, fresh, old), new, state).replace(healthy=healthy)
+            metrics["healthy"] = healthy
         return new, metrics
 
     return update
@@ -140,13 +141,28 @@ def follow(tree: PyTree, source: PyTree, rate: Float[Array, ""]) -> PyTree:
     return jax.tree.map(move, tree, source)
 
 
-def make_dispatch(update: Callable, count: int) -> Callable[[State, Batch, Key[Array, ""]], tuple[State, Metrics]]:
-    """`count` updates in one call: batches are stacked on a first axis [count, b, ...], and so are the metrics returned."""
+def make_dispatch(
+    update: Callable, size: int
+) -> Callable[[State, Batch, Int[Array, ""], Key[Array, ""]], tuple[State, Metrics]]:
+    """Up to `size` updates in one call, on batches stacked on a first axis; metrics are stacked likewise.
 
-    def dispatch(state: State, batches: Batch, root: Key[Array, ""]) -> tuple[State, Metrics]:
-        if count == 1:
-            state, metrics = update(state, jax.tree.map(lambda leaf: leaf[0], batches), root)
+    How many are done is an argument of the program, not part of it: a run that stops early to log, sample or save uses the
+    same compiled code as one that does not, so the bits of a resumed run do not depend on where it was cut.
+    """
+
+    def dispatch(state: State, batches: Batch, count: Int[Array, ""], root: Key[Array, ""]) -> tuple[State, Metrics]:
+        pick = lambda index: jax.tree.map(lambda leaf: leaf[index], batches)
+        if size == 1:
+            state, metrics = update(state, pick(0), root)
             return state, jax.tree.map(lambda leaf: leaf[None], metrics)
-        return jax.lax.scan(lambda state, batch: update(state, batch, root), state, batches)
+
+        def body(index, carry):
+            state, stacked = carry
+            state, metrics = update(state, pick(index), root)
+            return state, jax.tree.map(lambda all, one: all.at[index].set(one), stacked, metrics)
+
+        shapes = jax.eval_shape(lambda: update(state, pick(0), root)[1])
+        stacked = jax.tree.map(lambda leaf: jnp.zeros((size,) + leaf.shape, leaf.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, stacked))
 
     return dispatch

@@ -1,0 +1,88 @@
+"""The command line: python -m flowjax.main --config=configs/digits.py --workdir=/tmp/run [--mode=train] [--config.key=value]."""
+
+import argparse
+import os
+import pathlib
+import sys
+
+MODES = {
+    "train": "train to the end, from the latest checkpoint if there is one; sample, evaluate, write report.html",
+    "sample": "draw samples from the latest checkpoint into workdir/samples",
+    "eval": "measure the latest checkpoint and write receipts",
+    "plan": "parameters, floating-point operations and bytes a device, before anything is allocated",
+    "check": "the pre-flight doctor: shapes, gradients, time density, precision, one batch learnt by heart",
+    "replay": "repeat the update at which a run stopped with a NaN, and say where it began",
+}
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the command line into its own options and the --config.key=value overrides."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flowjax.main",
+        description="Train, sample, evaluate, plan or check a FlowJAX config.",
+        epilog="modes:\n" + "\n".join(f"  {name:7} {text}" for name, text in MODES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", required=True, help="a config file, with an argument after a colon: configs/digits.py:tiny"
+    )
+    parser.add_argument("--workdir", help="where the run lives (default: runs/NAME)")
+    parser.add_argument("--mode", default="train", choices=MODES, help="what to do (default: train)")
+    parser.add_argument("--sampler", help="sample and eval: which of the config's samplers")
+    parser.add_argument("--count", type=int, help="sample and eval: how many samples")
+    parser.add_argument("--out", help="sample: also write the samples as arrays to this .npz file")
+    parser.add_argument("--platform", help="cpu, gpu or tpu; the default is the best there is")
+    parser.add_argument(
+        "--distributed", action="store_true", help="start jax.distributed (Slurm, Kubernetes, TPU pods)"
+    )
+    known, rest = parser.parse_known_args(arguments)
+    overrides, i = [], 0
+    while i < len(rest):
+        name, equals, value = rest[i].partition("=")
+        if not name.startswith("--config."):
+            parser.error(f"unknown option {rest[i]}; config entries are set as --config.key=value")
+        if not equals:
+            i += 1
+            if i == len(rest):
+                parser.error(f"{name} needs a value: {name}=VALUE")
+            value = rest[i]
+        overrides.append(f"{name.removeprefix('--config.')}={value}")
+        i += 1
+    return known, overrides
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one mode; a mistake of the user ends in one line on stderr and exit status 2, a failed run in 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options, overrides = parse(arguments)
+    if options.platform:
+        os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(options.platform, options.platform)
+    from flowjax.config import ConfigError, load
+
+    try:
+        config = load(options.config, overrides)
+    except ConfigError as error:
+        return _refuse(error, 2)
+    if options.distributed:
+        import jax
+
+        jax.distributed.initialize()
+    from flowjax import modes
+    from flowjax.training.checkpoints import CheckpointError
+    from flowjax.training.guard import NotFinite
+
+    workdir = pathlib.Path(options.workdir or os.path.join("runs", config.name))
+    try:
+        return modes.MODES[options.mode](config, workdir, options, arguments) or 0
+    except (ConfigError, CheckpointError, NotFinite, FileNotFoundError, ImportError) as error:
+        return _refuse(error, 2 if isinstance(error, (ConfigError, ImportError)) else 1)
+
+
+def _refuse(error: Exception, status: int) -> int:
+    print(f"flowjax: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What each mode of the command line does."""
+
+import argparse
+import pathlib
+import time
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from flowjax.choices import choose
+from flowjax.training.run import Run
+
+
+def train_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+    """Trains to the end."""
+    from flowjax.training.trainer import command_line, train
+
+    train(Run(config, workdir), command_line(arguments))
+    print(f"report: {workdir / 'report.html'}")
+    return 0
+
+
+def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+    """Draws samples of the latest checkpoint into a picture and, with --out, an .npz file."""
+    from flowjax.evaluation.pictures import sample_picture, save_picture
+    from flowjax.training.sampling import Drawer
+
+    run, state, step = _latest(config, workdir)
+    name = options.sampler or run.default_sampler
+    choose("sampler", name, run.method.samplers)
+    count = options.count or config.sample.count
+    drawer = Drawer(run)
+    conditions = drawer.balanced(count)
+    samples = drawer.draw(state.params, name, conditions, count, "pictures", min(count, config.evaluation.batch_size))
+    file = workdir / "samples" / f"{step:08d}_{name}_{count}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(file, sample_picture(samples, run.source, conditions.get("label")))
+    print(f"{count} samples of step {step}: {file}")
+    if options.out:
+        np.savez(options.out, samples=samples, **conditions)
+        print(f"arrays: {options.out}")
+    return 0
+
+
+def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+    """Measures the latest checkpoint; writes receipts and the report."""
+    from flowjax.config import ConfigError
+    from flowjax.evaluation.receipts import write_receipt
+    from flowjax.evaluation.report import write_report
+    from flowjax.training.sampling import Drawer, evaluate, make_evaluators
+    from flowjax.training.trainer import command_line
+
+    run, state, step = _latest(config, workdir)
+    name = options.sampler or run.default_sampler
+    choose("sampler", name, run.method.samplers)
+    evaluators = make_evaluators(run)
+    if not evaluators:
+        raise ConfigError(
+            "The config has no evaluators. Add config.evaluators, for example sliced_w2=dict(name='sliced_w2')."
+        )
+    if options.count:
+        with config.unlocked():
+            config.evaluation.count = options.count
+    began = time.perf_counter()
+    values, receipts = evaluate(run, Drawer(run), evaluators, state.params, step, name, 0.0, command_line(arguments))
+    for receipt in receipts:
+        write_receipt(workdir / "receipts", receipt)
+    for metric, value in values.items():
+        print(f"{metric:32} {value:.6g}")
+    print(
+        f"{config.evaluation.count} samples of step {step} with sampler '{name}' in {time.perf_counter() - began:.1f} s"
+    )
+    write_report(workdir)
+    return 0
+
+
+def plan_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+    """Prints parameters, operations and bytes."""
+    from flowjax.training.plan import lines, plan
+
+    print("\n".join(lines(plan(Run(config, workdir)))))
+    return 0
+
+
+def check_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+    """Runs the pre-flight doctor; exit status 1 when a check fails."""
+    from flowjax.training.check import check
+
+    results = check(Run(config, workdir), report=lambda line: print(line, flush=True))
+    failed = [result for result in results if not result.passed]
+    print(f"{len(results) - len(failed)} of {len(results)} checks passed")
+    return 1 if failed else 0
+
+
+def replay_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+    """Repeats the update of a NaN dump."""
+    from flowjax.training.guard import replay
+
+    run = Run(config, workdir)
+    print("\n".join(replay(workdir, run.method, run.executor.abstract)))
+    return 0
+
+
+def _latest(config: ConfigDict, workdir: pathlib.Path):
+    run = Run(config, workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"There is no run in {workdir}: no folder checkpoints. Train first, or give its --workdir."
+        )
+    checkpoints = run.checkpoints(read_only=True)
+    step = checkpoints.latest()
+    if step is None:
+        raise FileNotFoundError(f"There is no complete checkpoint in {workdir / 'checkpoints'}. Train first.")
+    state, _ = checkpoints.restore(step, run.executor.abstract)
+    checkpoints.close()
+    return run, state, step
+
+
+MODES = {
+    "train": train_mode,
+    "sample": sample_mode,
+    "eval": eval_mode,
+    "plan": plan_mode,
+    "check": check_mode,
+    "replay": replay_mode,
+}

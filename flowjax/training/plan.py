@@ -1,0 +1,105 @@
+"""`--mode=plan`: what a run will need, from shapes and the compiler alone; no parameter is allocated."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import PyTree
+
+from flowjax.contract import Batch
+from flowjax.data.pipeline import make_iterator
+from flowjax.training.executors import JitExecutor
+from flowjax.training.run import Run
+from flowjax.training.sharding import STACKED_BATCH
+from flowjax.training.state import parameter_count
+
+
+def abstract_batches(run: Run, mesh, count: int = 1) -> Batch:
+    """The shapes of `count` stacked batches: one host batch is made to learn names and types, none goes to a device."""
+    coupling = None
+    if run.config.coupling.name != "independent":
+        coupling = lambda batch, _: {**batch, "noise": batch["data"]}
+    iterator = make_iterator(run.source, run.config.batch_size, run.config.seed, coupling)
+    batch = {name: value[0] for name, value in iterator.stack_batches(1).items()}
+    iterator.close()
+    sharding = NamedSharding(mesh, STACKED_BATCH)
+    return {name: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding) for name, v in batch.items()}
+
+
+def device_bytes(tree: PyTree) -> int:
+    """Bytes of a tree of sharded shapes on one device."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
+        total += int(np.prod(shape)) * leaf.dtype.itemsize
+    return total
+
+
+def plan(run: Run) -> dict[str, Any]:
+    """Compiles one update of every set of due phases on shapes, and adds up what the compiler says.
+
+    Returns: `parameters` by role, `mesh`, bytes a device of parameters, optimizer state and (from the compiler's memory
+    analysis) temporaries, and for each set of phases the floating-point operations of one update on one device.
+    """
+    executor = JitExecutor(run.method, run.config)
+    abstract = executor.abstract
+    report: dict[str, Any] = dict(
+        devices=f"{executor.mesh.size} x {jax.devices()[0].device_kind}",
+        mesh=dict(executor.mesh.shape),
+        parameters={name: parameter_count(tree) for name, tree in abstract.params.items()},
+        bytes_parameters=device_bytes(abstract.params),
+        bytes_optimizer=device_bytes(abstract.optimizer),
+        updates={},
+    )
+    period = np.lcm.reduce([phase.every for phase in run.method.phases.values()])
+    for due in sorted({run.method.due(step) for step in range(int(period))}):
+        if not due:
+            continue
+        batches = abstract_batches(run, executor.mesh)
+        root = jax.eval_shape(lambda: jax.random.key(0))
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        compiled = executor.program(due, 1).lower(abstract, batches, count, root).compile()
+        cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+        entry = dict(
+            flops=float(cost.get("flops", float("nan"))), bytes_accessed=float(cost.get("bytes accessed", float("nan")))
+        )
+        if memory is not None:
+            entry |= dict(
+                bytes_temporary=int(memory.temp_size_in_bytes),
+                bytes_arguments=int(memory.argument_size_in_bytes),
+                bytes_peak=int(
+                    memory.argument_size_in_bytes
+                    + memory.temp_size_in_bytes
+                    + memory.output_size_in_bytes
+                    - memory.alias_size_in_bytes
+                ),
+            )
+        report["updates"]["+".join(due)] = entry
+    return report
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The plan as a person reads it."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in report["mesh"].items())
+    text = [f"devices     {report['devices']}, mesh {mesh}"]
+    text += [f"parameters  {count:>14,}  {role}" for role, count in report["parameters"].items()]
+    text.append(
+        f"bytes/device {_size(report['bytes_parameters'])} parameters, {_size(report['bytes_optimizer'])} optimizer state"
+    )
+    for due, entry in report["updates"].items():
+        text.append(f"update '{due}': {entry['flops']:.3g} floating-point operations a device (compiler's count)")
+        if "bytes_peak" in entry:
+            text.append(
+                f"  memory a device: {_size(entry['bytes_peak'])} in all, of which {_size(entry['bytes_temporary'])} temporary"
+            )
+    return text
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")

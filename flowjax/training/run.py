@@ -1,0 +1,106 @@
+"""From a config to everything a mode of the command line needs: data, method, executor, checkpoints, restored roles."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from flowjax.choices import build
+from flowjax.config import ConfigError
+from flowjax.contract import Method
+from flowjax.data import SOURCES
+from flowjax.methods import METHODS
+from flowjax.training.checkpoints import CheckpointError, Checkpoints
+from flowjax.training.executors import EXECUTORS
+from flowjax.training.state import State
+
+
+def build_method(config: ConfigDict, source: Any) -> Method:
+    """The method a config asks for; configuration mistakes come out as ConfigError."""
+    try:
+        return build("method", config.method, METHODS, config=config, data=source.spec)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+@dataclasses.dataclass
+class Run:
+    """A config with its data, method and executor; parts are built when first asked for."""
+
+    config: ConfigDict
+    workdir: pathlib.Path | None = None
+
+    @functools.cached_property
+    def source(self) -> Any:
+        """The data."""
+        try:
+            return build("data source", self.config.data, SOURCES, seed=self.config.seed)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(str(error)) from error
+
+    @functools.cached_property
+    def method(self) -> Method:
+        """Roles, phases, samplers."""
+        return build_method(self.config, self.source)
+
+    @functools.cached_property
+    def executor(self):
+        """Where updates run."""
+        try:
+            return EXECUTORS[self.config.parallel](self.method, self.config, self.restored)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @functools.cached_property
+    def restored(self) -> dict[str, PyTree]:
+        """The roles that start from another run's checkpoint."""
+        return {
+            name: read_role(role.restore_from, name, role.init)
+            for name, role in self.method.roles.items()
+            if role.restore_from is not None
+        }
+
+    def checkpoints(self, read_only: bool = False) -> Checkpoints:
+        """The run's own checkpoints."""
+        options = self.config.checkpoint.to_dict()
+        return Checkpoints(self.workdir / "checkpoints", read_only=read_only, **options)
+
+    def start_or_resume(self, checkpoints: Checkpoints) -> tuple[State, dict[str, Any] | None]:
+        """The latest checkpoint as the executor runs it, with the data position; or the initial state and None."""
+        step = checkpoints.latest()
+        if step is None:
+            return self.executor.start(), None
+        state, data = checkpoints.restore(step, self.executor.abstract)
+        return self.executor.place(state), data
+
+    @property
+    def default_sampler(self) -> str:
+        """`default` if the method has a sampler of that name, else its first."""
+        names = list(self.method.samplers)
+        return "default" if "default" in names else names[0]
+
+
+def read_role(reference: str, role: str, init=None) -> PyTree:
+    """Reads `RUN_DIRECTORY` or `RUN_DIRECTORY:role` and, where init gives the expected shapes, checks every key."""
+    directory, _, name = reference.partition(":")
+    folder = pathlib.Path(directory) / "checkpoints"
+    if not folder.is_dir():
+        raise CheckpointError(f"Role '{role}' should start from '{reference}', but there is no folder {folder}.")
+    checkpoints = Checkpoints(folder, read_only=True)
+    tree = checkpoints.read_role(name or role)
+    checkpoints.close()
+    if init is not None:
+        expected = jax.eval_shape(init, jax.random.key(0))
+        shapes = lambda tree: {
+            jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+        wanted, found = shapes(expected), shapes(tree)
+        wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        if wrong:
+            lines = [f"{key}: wanted {wanted.get(key)}, found {found.get(key)}" for key in wrong[:12]]
+            raise CheckpointError(f"Role '{role}' cannot start from '{reference}':\n  " + "\n  ".join(lines))
+    return tree

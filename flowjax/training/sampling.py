@@ -1,0 +1,116 @@
+"""Samples from a state: for pictures while training, for evaluation with receipts, for `--mode=sample`."""
+
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from flowjax.arrays import example_keys
+from flowjax.choices import build, choose
+from flowjax.config import ConfigError
+from flowjax.data.pipeline import evaluation_batches
+from flowjax.evaluation import EVALUATORS
+from flowjax.evaluation.receipts import make_receipt
+from flowjax.training.run import Run
+from flowjax.training.state import step_key
+
+
+class Drawer:
+    """Draws any number of samples in equal batches with one compiled program per sampler.
+
+    Sample i depends on (seed, stream, i) alone: the same pictures come back at every step, batch size and mesh.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    @functools.cache  # noqa: B019 - a Drawer lives as long as its run
+    def _program(self, sampler: str):
+        return jax.jit(choose("sampler", sampler, self.run.method.samplers).draw)
+
+    def draw(
+        self,
+        params: Mapping[str, PyTree],
+        sampler: str,
+        conditions: Mapping[str, np.ndarray],
+        count: int,
+        stream: str,
+        batch_size: int,
+    ) -> np.ndarray:
+        """`count` samples under the conditions (arrays with `count` rows; may be empty)."""
+        program = self._program(sampler)
+        key = step_key(self.run.config.seed, 0, f"draw/{stream}")
+        pieces = []
+        for batch in evaluation_batches({"row": np.arange(count), **conditions}, min(batch_size, count)):
+            rows = jnp.asarray(batch["row"])
+            chosen = {name: jnp.asarray(batch[name]) for name in conditions}
+            samples = program(params, chosen, example_keys(key, rows))
+            pieces.append(np.asarray(samples)[batch["mask"] > 0])
+        return np.concatenate(pieces)
+
+    def balanced(self, count: int) -> dict[str, np.ndarray]:
+        """Conditions for `count` samples: every class in turn, or nothing where there are no classes."""
+        classes = self.run.source.spec.num_classes
+        return {} if classes is None else {"label": (np.arange(count) % classes).astype(np.int32)}
+
+
+def make_evaluators(run: Run) -> dict[str, Any]:
+    """The evaluators of a config; mistakes come out as ConfigError before training starts."""
+    try:
+        return {
+            name: build("evaluator", spec, EVALUATORS, source=run.source, seed=run.config.seed)
+            for name, spec in run.config.evaluators.items()
+        }
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def evaluate(
+    run: Run,
+    drawer: Drawer,
+    evaluators: Mapping[str, Any],
+    params: Mapping[str, Array],
+    step: int,
+    sampler: str,
+    seconds: float,
+    command: str,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Draws samples, measures them with every evaluator; returns the values by name and a receipt for each."""
+    config = run.config
+    count = config.evaluation.count
+    conditions = drawer.balanced(count)
+    began = time.perf_counter()
+    samples = drawer.draw(params, sampler, conditions, count, "evaluation", config.evaluation.batch_size)
+    drawing = time.perf_counter() - began
+    description = dict(run.method.samplers[sampler].description)
+    role = run.method.samplers[sampler].role
+    values, receipts = {}, []
+    for name, evaluator in evaluators.items():
+        for metric, value in evaluator(samples, conditions.get("label")).items():
+            values[metric] = float(value)
+            receipts.append(
+                make_receipt(
+                    metric=metric,
+                    value=float(value),
+                    config=config.to_dict(),
+                    seed=config.seed,
+                    images_seen=step * config.batch_size,
+                    seconds=seconds,
+                    sampler=description.get("sampler", sampler),
+                    nfe=description.get("nfe"),
+                    guidance_scale=description.get("guidance_scale"),
+                    ema=role,
+                    evaluator=name,
+                    samples=count,
+                    command=command,
+                    step=step,
+                    sampling_seconds=drawing,
+                    sampler_options=description,
+                )
+            )
+    return values, receipts

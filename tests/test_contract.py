@@ -1,0 +1,50 @@
+"""Methods that cannot work are refused at construction, with the name and the fix."""
+
+import jax.numpy as jnp
+import optax
+import pytest
+
+from flowjax.contract import Method, Phase, Role, Sampler, Track
+
+LOSS = lambda params, batch, key: (jnp.zeros(1), {})
+INIT = lambda key: {"w": jnp.zeros(2)}
+TX = optax.sgd(0.1)
+STUDENT = Role(init=INIT, tx=TX)
+FIT = {"fit": Phase(LOSS, ("student",))}
+
+
+@pytest.mark.parametrize(
+    "roles, phases, message",
+    [
+        (dict(student=STUDENT), {}, "has no phases"),
+        (dict(student=STUDENT), dict(fit=Phase(LOSS, ("studnt",))), "role 'studnt', which .* Did you mean 'student'"),
+        (dict(student=Role(init=INIT)), FIT, "trains role 'student', which is frozen"),
+        (dict(student=STUDENT, fake=STUDENT), FIT, "Role 'fake' has an optimizer but no phase trains it"),
+        (dict(student=Role(tx=TX)), FIT, "exactly one of init, copy_of and restore_from; it has none"),
+        (dict(student=Role(init=INIT, copy_of="ema", tx=TX), ema=Role(init=INIT)), FIT, "it has init, copy_of"),
+        (dict(student=STUDENT, ema=Role(copy_of="teacher")), FIT, "Role 'ema' copies role 'teacher'"),
+        (dict(student=STUDENT, a=Role(copy_of="b"), b=Role(copy_of="a")), FIT, "copies itself"),
+        (dict(student=STUDENT, ema=Role(copy_of="student", track=Track("raw", lambda s: 0.1))), FIT, "tracks role 'raw'"),
+        (dict(student=Role(init=INIT, tx=TX, track=Track("student", lambda s: 0.1))), FIT, "both an optimizer and a track"),
+        (dict(student=STUDENT), dict(fit=Phase(LOSS, ())), "trains no role"),
+        (dict(student=STUDENT), dict(fit=Phase(LOSS, ("student",), every=3, offset=3)), "would never be due"),
+    ],
+)
+def test_inconsistent_methods_are_refused(roles, phases, message):
+    with pytest.raises(ValueError, match=message):
+        Method(roles=roles, phases=phases)
+
+
+def test_a_sampler_of_an_unknown_role_is_refused():
+    with pytest.raises(ValueError, match="Sampler 'default' reads role 'emma'.*Did you mean 'ema'"):
+        Method(
+            roles=dict(student=STUDENT, ema=Role(copy_of="student")),
+            phases=FIT,
+            samplers=dict(default=Sampler(draw=lambda p, c, k: jnp.zeros(1), role="emma", description={})),
+        )
+
+
+def test_restored_roles_may_say_what_they_expect():
+    Method(roles=dict(student=Role(init=INIT, restore_from="runs/a", tx=TX)), phases=FIT)
+    with pytest.raises(ValueError, match="exactly one"):
+        Method(roles=dict(student=Role(copy_of="student", restore_from="runs/a", tx=TX)), phases=FIT)
