@@ -1,17 +1,17 @@
 r"""Diffusion coefficients w(t) of the SDE dx = [v + w s] dt + sqrt(2 w) dW. Any w >= 0 keeps the marginals.
 
-| name                  | w                                 | remark                                                        |
-| constant              | 1                                 |                                                               |
-| sbdm                  | W sigma/alpha                     | the reverse SDE of score-based models; linear path: (1-t)/t   |
-| sigma                 | sigma                             | Ma et al. 2024                                                |
-| linear                | 1 - t                             | REPA                                                          |
-| decreasing            | (1 + cos pi t)^2 / 4              |                                                               |
-| increasing_decreasing | sin^2 pi t                        |                                                               |
-| Flow-GRPO             | (a^2 / 2) W sigma/alpha           | linear path: g = a sqrt((1-t)/t), w = g^2/2; a = sqrt 2: sbdm |
-| DanceGRPO             | eta^2 / 2                         |                                                               |
+| name                  | w                     | remark                                                        |
+| constant              | 1                     |                                                               |
+| sbdm                  | W sigma/alpha         | the reverse SDE of score-based models; linear path: (1-t)/t   |
+| sigma                 | sigma                 | Ma et al. 2024                                                |
+| linear                | 1 - t                 | REPA                                                          |
+| decreasing            | (1 + cos pi t)^2 / 4  |                                                               |
+| increasing_decreasing | sin^2 pi t            |                                                               |
+| Flow-GRPO             | (a^2/2) W sigma/alpha | linear path: g = a sqrt((1-t)/t), w = g^2/2; a = sqrt 2: sbdm |
+| DanceGRPO             | eta^2 / 2             |                                                               |
 
-W = alpha' sigma - alpha sigma' (1 on the linear path). sigma/alpha is infinite at pure noise; there, and only there, the
-alpha of the *next* grid time takes its place, which is Flow-GRPO's rule: its first step has w = a^2 / (2 t_1).
+W = alpha' sigma - alpha sigma' (1 on the linear path). sigma/alpha is infinite at pure noise; there, and only there,
+the alpha of the *next* grid time takes its place, which is Flow-GRPO's rule: its first step has w = a^2 / (2 t_1).
 """
 
 from collections.abc import Callable

@@ -70,7 +70,7 @@ class EDMStochastic(OneStep):
         highest = path.noise_to_signal(jnp.asarray(path.start, x.dtype))
         raised = jnp.where(inside, jnp.minimum(level * (1.0 + gamma), highest), level)
         added = jnp.sqrt(jnp.maximum(raised**2 - level**2, 0.0)) * self.churn_noise
-        t_raised = time_at_noise_level(path, raised, end=path.end)
+        t_raised = time_at_noise_level(path, raised)
         return y + added * normal_rows(keys, x.shape[1:], x.dtype), raised, jnp.where(inside, t_raised, t)
 
 

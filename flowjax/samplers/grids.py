@@ -7,7 +7,7 @@ the path's `noise_to_signal`, which falls in t.
 | grid     | times                                                                                                    |
 | uniform  | equal steps in t (Euler-Maruyama of SiT: last=0.04 makes the last step of that size)                     |
 | shifted  | u / (s - (s - 1) u) of uniform u: s > 1 spends more steps near noise (SD3, Flux)                          |
-| karras   | sigma_i = (a + i/(n-1) (b - a))^rho, a = sigma_max^(1/rho), b = sigma_min^(1/rho); clean data is appended   |
+| karras   | sigma_i = (a + i/(n-1) (b - a))^rho, a = sigma_max^(1/rho), b = sigma_min^(1/rho); then clean data       |
 | log_snr  | equal steps in lambda = log(alpha / sigma)                                                               |
 | quantile | t_i = F^{-1}(i/N), F the distribution function of a training-time distribution                           |
 | stored   | the times given                                                                                          |
@@ -26,17 +26,16 @@ from flowjax import choices
 from flowjax.paths.path import GaussianPath
 
 
-def time_at_noise_level(path: GaussianPath, level: Any, start: float | None = None, end: float | None = None) -> Any:
+def time_at_noise_level(path: GaussianPath, level: Any) -> Any:
     """The time at which sigma / alpha equals a level, by bisection; levels beyond the ends give the ends.
 
     Args:
       path: any path; its sigma / alpha falls in t.
       level: the noise levels, an array of any shape.
-      start, end: where to search; the path's own ends by default.
     """
     level = jnp.asarray(level)
-    low = jnp.full_like(level, path.start if start is None else start)
-    high = jnp.full_like(level, path.end if end is None else end)
+    low = jnp.full_like(level, path.start)
+    high = end = jnp.full_like(level, path.end)
 
     def halve(_, bracket):
         low, high = bracket
@@ -47,14 +46,13 @@ def time_at_noise_level(path: GaussianPath, level: Any, start: float | None = No
 
     low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
     middle = 0.5 * (low + high)
-    at_end = path.sigma(jnp.full_like(level, path.end)) >= level * path.alpha(jnp.full_like(level, path.end))
-    return jnp.where(at_end & (end is None), path.end, middle)
+    return jnp.where(path.sigma(end) >= level * path.alpha(end), end, middle)
 
 
 def _host(function: Callable[[], Any]) -> np.ndarray:
     """Evaluates JAX mathematics on the host in float64, also while an outer function is being traced."""
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return np.asarray(function(), np.float64)
+        return np.array(function(), np.float64)
 
 
 def _fractions(steps: int) -> np.ndarray:
@@ -137,7 +135,7 @@ def stored(path: GaussianPath, times: tuple) -> np.ndarray:
     return np.asarray(times, np.float64)
 
 
-def quantile(path: GaussianPath, steps: int, time: Mapping = {"name": "uniform"}) -> np.ndarray:  # noqa: B006
+def quantile(path: GaussianPath, steps: int, time: Mapping = {"name": "uniform"}) -> np.ndarray:
     """Quantiles of a distribution of training times (a spec of paths.times): steps where training looked most.
 
     The distribution's quantiles at 0 and 1 are the ends of the path.
@@ -171,13 +169,11 @@ def check_grid(times: np.ndarray, path: GaussianPath) -> None:
     """Raises a ValueError unless the times rise strictly inside [path.start, path.end]."""
     times = np.asarray(times)
     if times.ndim != 1 or len(times) < 2 or not np.all(np.diff(times) > 0):
-        raise ValueError(
-            f"A time grid must be at least two strictly increasing times, from noise to data; got {times}."
-        )
+        raise ValueError(f"A time grid is two or more strictly increasing times, from noise to data; got {times}.")
     if times[0] < path.start - 1e-6 or times[-1] > path.end + 1e-6:
         raise ValueError(
-            f"The time grid runs over [{times[0]:.6g}, {times[-1]:.6g}], outside the path '{path.name}', which is usable in "
-            f"[{path.start:.6g}, {path.end:.6g}]. Change the grid's start, end or times."
+            f"The time grid runs over [{times[0]:.6g}, {times[-1]:.6g}], outside the path '{path.name}', usable "
+            f"in [{path.start:.6g}, {path.end:.6g}]. Change the grid's start, end or times."
         )
 
 

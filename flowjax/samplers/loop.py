@@ -1,8 +1,9 @@
-"""One compiled loop for every sampler: a scan over the grid that carries the point, the stepper's memory and the guidance's.
+"""One compiled loop for every sampler: a scan over the grid.
 
-A field with memory (guidance with momentum) is evaluated through a `_Recorder` that lives for one step of the trace: it
-hands the carried memory to each evaluation, keeps what comes back, and remembers the first evaluation of the step, which
-is where a trajectory's data estimates come from at no cost.
+It carries the point, the stepper's memory and the guidance's. A field with memory (guidance with momentum) is evaluated
+through a `_Recorder` that lives for one step of the trace: it hands the carried memory to each evaluation, keeps what
+comes back, and remembers the first evaluation of the step, which is where a trajectory's data estimates come from at
+no cost.
 """
 
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ def integrate(
     x: Float[Array, "b ..."],
     keys: Key[Array, "b"],
     outputs: bool = False,
+    denoise: bool = False,
 ) -> Any:
     """Moves x along the grid.
 
@@ -50,9 +52,11 @@ def integrate(
       x: the points at grid[0].
       keys: one key for each example; step i uses fold_in(key, i).
       outputs: also return the trajectory.
+      denoise: return E[x1 | x] at the end of the grid instead of x, for one more evaluation: for paths that end at
+        some noise.
 
     Returns:
-      The points at grid[-1]; with outputs, (points, trajectory), a dict of t [n+1], x [n+1, b, ...], the points at the
+      The points at grid[-1]; with outputs, also the trajectory, a dict of t [n+1], x [n+1, b, ...], the points at the
       grid (of UniPC: before correction), and data [n, b, ...], the estimate E[x1 | x] at the first evaluation of each
       step.
     """
@@ -86,7 +90,10 @@ def integrate(
         carry, trajectory = jax.lax.scan(lambda c, i: advance(interior, c, i), carry, head)
         carry, output = advance(last, carry, jax.tree.map(lambda array: array[-1], steps))
         trajectory = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), trajectory, output)
+    final, _, guidance_memory = carry
+    if denoise:
+        final = Field(_Recorder(field, guidance_memory), field.prediction, field.path).data(final, times[-1])
     if not outputs:
-        return carry[0]
+        return final
     points, data = trajectory
-    return carry[0], {"t": times, "x": jnp.concatenate([x[None], points]), "data": data}
+    return final, {"t": times, "x": jnp.concatenate([x[None], points]), "data": data}

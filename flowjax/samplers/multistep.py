@@ -84,7 +84,7 @@ class UniPC(OneStep):
 
 
 def _corrector_weights(h: Any, ratio: Any) -> tuple[Any, Any]:
-    r"""(rho_1, rho_2) of [[1, 1], [r, 1]] rho = [g1/B, 2 g2/B], with hh = -h, B = expm1(hh), g1 = B/hh - 1, g2 = g1/hh - 1/2."""
+    """rho of [[1, 1], [r, 1]] rho = [g1/B, 2 g2/B] with hh = -h, B = expm1(hh), g1 = B/hh - 1, g2 = g1/hh - 1/2."""
     finite = jnp.isfinite(h)
     hh = -jnp.where(finite, h, 1.0)
     growth = jnp.expm1(hh)

@@ -1,0 +1,222 @@
+"""From a sampler spec to a contract.Sampler.
+
+A spec is dict(name='heun', steps=20, grid=dict(name='uniform'), guidance=dict(name='none'), role='ema', denoise=None);
+every other entry is an option of the sampler that `name` chooses.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from flowjax import choices
+from flowjax.contract import Sampler
+from flowjax.paths.path import GaussianPath
+from flowjax.samplers.adaptive import ADAPTIVE, Adaptive
+from flowjax.samplers.edm import EDMStochastic
+from flowjax.samplers.field import Field, MemoryField, determined
+from flowjax.samplers.grids import make_grid
+from flowjax.samplers.guidance import Guidance, guide, make_guidance
+from flowjax.samplers.loop import integrate
+from flowjax.samplers.multistep import DPMSolverPP2M, UniPC
+from flowjax.samplers.steppers import Euler, Heun, Midpoint, RungeKutta4, Stepper
+from flowjax.samplers.stochastic import DDIM, Ancestral, PredictorCorrector, dance_grpo, flow_grpo, sde
+
+STEPPERS: dict[str, Callable[..., Stepper]] = {
+    "euler": Euler,
+    "heun": Heun,
+    "midpoint": Midpoint,
+    "rk4": RungeKutta4,
+    "ddim": DDIM,
+    "dpmpp_2m": DPMSolverPP2M,
+    "unipc": UniPC,
+    "edm_stochastic": EDMStochastic,
+    "sde": sde,
+    "flow_grpo": flow_grpo,
+    "dance_grpo": dance_grpo,
+    "ancestral": Ancestral,
+    "predictor_corrector": PredictorCorrector,
+}
+SAMPLERS: dict[str, Callable[..., Any]] = {**STEPPERS, **ADAPTIVE}
+COMMON = ("steps", "grid", "guidance", "role", "denoise")
+Predict = Callable[[PyTree, Any, Any, Mapping[str, Array]], Any]  # (tree, x, t[b], conditions) -> prediction
+# Where a prediction fixes nothing at pure noise (alpha = 0), samplers start here, near the alpha of DDPM's noisiest step.
+LATER_START = 5e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerParts:
+    """A spec, resolved: for rollouts that take the steps themselves.
+
+    Attributes:
+      stepper: how to step (or an Adaptive solver).
+      grid: the times; for an adaptive solver its two ends.
+      guidance: the rule.
+      role: the role to read.
+      denoise: whether to return E[x1 | x] at the end of the grid.
+      spec: the spec they came from.
+    """
+
+    stepper: Any
+    grid: np.ndarray
+    guidance: Guidance
+    role: str
+    denoise: bool
+    spec: Mapping[str, Any]
+
+    @property
+    def nfe(self) -> int | None:
+        """Network evaluations of one sample, guidance counted; None for adaptive solvers."""
+        if isinstance(self.stepper, Adaptive):
+            return None
+        times = []
+        last = self.stepper.finish(Field(lambda x, t: x, self._prediction, self._path), float(self.grid[-1]))
+        for index, (t, t_next) in enumerate(zip(self.grid[:-1], self.grid[1:])):
+            stepper = last if index == len(self.grid) - 2 else self.stepper
+            times += [t + fraction * (t_next - t) for fraction in stepper.stages]
+        times += [self.grid[-1]] * self.denoise
+        doubled = self.guidance.needs is not None
+        return sum(1 + int(doubled and self.guidance.active(t)) for t in times)
+
+    _prediction: str = "velocity"
+    _path: GaussianPath | None = None
+
+
+def make_parts(spec: Mapping[str, Any], prediction: str, path: GaussianPath) -> SamplerParts:
+    """Resolves a sampler spec: stepper, grid, guidance, role; unknown names and options fail with a suggestion."""
+    spec = {"grid": {"name": "uniform"}, "guidance": {"name": "none"}, "role": "ema", "denoise": None, **spec}
+    options = {key: value for key, value in spec.items() if key not in COMMON}
+    stepper = _build_stepper(options)
+    usable = path
+    if not determined(path, prediction, path.start):
+        usable = dataclasses.replace(path, start=max(path.start, LATER_START))
+    if isinstance(stepper, Adaptive):
+        if "steps" in spec or spec["grid"] != {"name": "uniform"}:
+            raise ValueError(f"Sampler '{spec['name']}' chooses its own steps: drop `steps` and `grid` from its spec.")
+        end = path.end if determined(path, prediction, path.end) else path.end - 1e-3
+        grid = np.asarray([usable.start, end])
+        guidance = make_guidance(spec["guidance"])
+        if guidance.init is not None:
+            raise ValueError(
+                f"Guidance '{spec['guidance']['name']}' remembers earlier evaluations, and sampler '{spec['name']}' takes "
+                "some evaluations back. Use a fixed-step sampler, such as 'heun'."
+            )
+    else:
+        grid = _build_grid(spec, usable)
+        guidance = make_guidance(spec["guidance"], grid)
+    denoise = spec["denoise"]
+    if denoise is None:  # samples are to be clean: a grid that ends at some noise is followed by E[x1 | x]
+        noise_left = float(path.sigma(jnp.asarray(grid[-1], jnp.float32))) > 1e-6
+        denoise = noise_left and getattr(stepper, "last_step", None) != "tweedie"
+    return SamplerParts(stepper, grid, guidance, spec["role"], denoise, spec, guidance.space or prediction, path)
+
+
+def _build_stepper(options: Mapping[str, Any]) -> Any:
+    name = options.get("name")
+    for key in options:
+        close = choices.suggestion(key, COMMON)
+        if name in SAMPLERS and key != "name" and close:
+            known = choices.inspect.signature(SAMPLERS[name]).parameters
+            if key not in known:
+                raise ValueError(f"The sampler '{name}' has no option '{key}'.{close}")
+    return choices.build("sampler", options, SAMPLERS)
+
+
+def _build_grid(spec: Mapping[str, Any], path: GaussianPath) -> np.ndarray:
+    steps = spec.get("steps")
+    if spec["grid"].get("name") == "stored":
+        grid = make_grid(spec["grid"], path)
+        if steps not in (None, len(grid) - 1):
+            raise ValueError(
+                f"The sampler has steps={steps}, but its stored grid has {len(grid) - 1} steps. Drop `steps`."
+            )
+        return grid
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        raise ValueError(f"Sampler '{spec['name']}' needs `steps`, a whole number, in its spec; got {steps!r}.")
+    return make_grid(spec["grid"], path, steps=steps)
+
+
+def make_field(
+    parts: SamplerParts,
+    predict: Predict,
+    null: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    prediction: str,
+    path: GaussianPath,
+    params: Mapping[str, PyTree],
+    conditions: Mapping[str, Array],
+) -> Field | MemoryField:
+    """The guided field of some parameters and conditions; the conditional and the null branch share one network call."""
+    tree = params[parts.role]
+
+    def followed(x, t):
+        return predict(tree, x, t, conditions)
+
+    def both(x, t):
+        if parts.guidance.needs == "weak":
+            return followed(x, t), predict(params[parts.guidance.role], x, t, conditions)
+        two = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), dict(conditions), dict(null(conditions)))
+        value = predict(tree, jnp.concatenate([x, x]), jnp.concatenate([t, t]), two)
+        return tuple(jnp.split(value, 2))
+
+    return guide(parts.guidance, followed, both, prediction, path)
+
+
+def make_sampler(
+    spec: Mapping[str, Any],
+    *,
+    predict: Predict,
+    null: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    prediction: str,
+    path: GaussianPath,
+    noise: Any,
+    shape: tuple[int, ...],
+) -> Sampler:
+    """Builds a sampler that draws from the parameters of one role.
+
+    Args:
+      spec: see the module header.
+      predict: (tree, x, t[b], conditions) -> the prediction.
+      null: conditions -> null conditions, for guidance.
+      prediction: what `predict` returns.
+      path: the path it was trained on.
+      noise: the noise of the path, with sample(keys[b], shape) -> array of unit noise.
+      shape: the shape of one sample.
+
+    Returns:
+      A Sampler. It starts from sigma(t_0) noise, which neglects alpha(t_0) x1 at the noise end of the path.
+    """
+    parts = make_parts(spec, prediction, path)
+    adaptive = isinstance(parts.stepper, Adaptive)
+
+    def field_of(params, conditions):
+        return make_field(parts, predict, null, prediction, path, params, conditions)
+
+    def draw(params, conditions, keys):
+        noise_keys, step_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        start = path.sigma(jnp.asarray(parts.grid[0], jnp.float32))
+        x = start * noise.sample(noise_keys, shape)
+        if not adaptive:
+            return integrate(
+                parts.stepper, field_of(params, conditions), parts.grid, x, step_keys, denoise=parts.denoise
+            )
+        x, _ = parts.stepper.solve(lambda c: field_of(params, c), x, parts.grid[0], parts.grid[1], dict(conditions))
+        end = jnp.asarray(parts.grid[-1], x.dtype)
+        return field_of(params, conditions).data(x, end) if parts.denoise else x
+
+    description = {
+        "sampler": spec["name"],
+        "steps": None if adaptive else len(parts.grid) - 1,
+        "nfe": parts.nfe,
+        "guidance": parts.spec["guidance"]["name"],
+        "guidance_scale": parts.guidance.scale,
+        "grid": "adaptive" if adaptive else parts.spec["grid"]["name"],
+        "start": float(parts.grid[0]),
+        "denoise": parts.denoise,
+        "role": parts.role,
+        **{key: value for key, value in parts.spec.items() if key not in (*COMMON, "name")},
+    }
+    return Sampler(draw, parts.role, description, None if adaptive else tuple(float(t) for t in parts.grid))
