@@ -14,13 +14,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from flowjax.samplers.field import Field
 
-SOLVERS = ("Dopri5", "Tsit5", "Dopri8")
-
 
 def solve(
-    solver: str, derivative: Callable[[Any, PyTree], PyTree], state: PyTree, start: Any, end: Any, rtol: float, atol: float,
-    max_steps: int,
-) -> tuple[PyTree, Int[Array, ""]]:  # fmt: skip
+    settings: "Adaptive", derivative: Callable[[Any, PyTree], PyTree], state: PyTree, start: Any, end: Any
+) -> tuple[PyTree, Int[Array, ""]]:
     """Integrates d state / dt = derivative(t, state) from start to end (either direction) with step-size control.
 
     Returns:
@@ -29,7 +26,7 @@ def solve(
     """
     import diffrax
 
-    method = getattr(diffrax, solver)()
+    method = getattr(diffrax, settings.solver)()
     dtype = jax.tree.leaves(state)[0].dtype
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: derivative(t, y)),
@@ -38,9 +35,9 @@ def solve(
         t1=jnp.asarray(end, dtype),
         dt0=None,
         y0=state,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        stepsize_controller=diffrax.PIDController(rtol=settings.rtol, atol=settings.atol),
         saveat=diffrax.SaveAt(t1=True),
-        max_steps=max_steps,
+        max_steps=settings.max_steps,
     )
     evaluations = solution.stats["num_steps"] * (method.tableau.num_stages - 1) + 1
     return jax.tree.map(lambda leaf: leaf[0], solution.ys), evaluations
@@ -74,16 +71,7 @@ class Adaptive:
 
         def one(x, conditions):
             field = field_of(jax.tree.map(lambda c: c[None], conditions))
-            return solve(
-                self.solver,
-                lambda t, y: field.velocity(y[None], t)[0],
-                x,
-                start,
-                end,
-                self.rtol,
-                self.atol,
-                self.max_steps,
-            )
+            return solve(self, lambda t, y: field.velocity(y[None], t)[0], x, start, end)
 
         return jax.vmap(one)(x, dict(conditions or {}))
 

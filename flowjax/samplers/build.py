@@ -44,7 +44,7 @@ STEPPERS: dict[str, Callable[..., Stepper]] = {
 SAMPLERS: dict[str, Callable[..., Any]] = {**STEPPERS, **ADAPTIVE}
 COMMON = ("steps", "grid", "guidance", "role", "denoise")
 Predict = Callable[[PyTree, Any, Any, Mapping[str, Array]], Any]  # (tree, x, t[b], conditions) -> prediction
-# Where a prediction fixes nothing at pure noise (alpha = 0), samplers start here, near the alpha of DDPM's noisiest step.
+# Where a prediction fixes nothing at pure noise (alpha = 0), samplers start here, near DDPM's smallest alpha.
 LATER_START = 5e-3
 
 
@@ -102,8 +102,8 @@ def make_parts(spec: Mapping[str, Any], prediction: str, path: GaussianPath) -> 
         guidance = make_guidance(spec["guidance"])
         if guidance.init is not None:
             raise ValueError(
-                f"Guidance '{spec['guidance']['name']}' remembers earlier evaluations, and sampler '{spec['name']}' takes "
-                "some evaluations back. Use a fixed-step sampler, such as 'heun'."
+                f"Guidance '{spec['guidance']['name']}' remembers evaluations, and sampler '{spec['name']}' takes some "
+                "of them back. Use a fixed-step sampler, such as 'heun'."
             )
     else:
         grid = _build_grid(spec, usable)
@@ -149,7 +149,7 @@ def make_field(
     params: Mapping[str, PyTree],
     conditions: Mapping[str, Array],
 ) -> Field | MemoryField:
-    """The guided field of some parameters and conditions; the conditional and the null branch share one network call."""
+    """The guided field of parameters and conditions; the conditional and the null branch share one network call."""
     tree = params[parts.role]
 
     def followed(x, t):

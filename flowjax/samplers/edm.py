@@ -14,6 +14,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from flowjax.arrays import normal_rows
@@ -55,7 +56,9 @@ class EDMStochastic(OneStep):
 
     def finish(self, field: Any, end: float) -> Stepper:
         """Euler where the grid ends at clean data."""
-        return _EDMEuler(**dataclasses.asdict(self)) if float(field.path.sigma(jnp.asarray(end))) < 1e-7 else self
+        with jax.ensure_compile_time_eval():
+            clean = float(field.path.sigma(jnp.asarray(end, jnp.float32))) < 1e-6
+        return _EDMEuler(**dataclasses.asdict(self)) if clean else self
 
     def _raise(self, path, x, t, keys, count) -> tuple[Any, Any, Any]:
         """(y^, sigma^, t^)."""

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.arrays import batch_times
@@ -22,9 +23,10 @@ def determined(path: GaussianPath, prediction: str, t: float) -> bool:
     """Whether a prediction at time t fixes the velocity: its determinant, D / c, is not zero there."""
     if prediction == "velocity":
         return True  # nothing to convert: the network's own output
-    time = np.asarray(t, np.float32)
-    divisor = prediction_row(path, prediction, time)[2]
-    return bool(np.abs(np.asarray(determinant(path, prediction, time))) > 1e-6 * np.abs(np.asarray(divisor)))
+    with jax.ensure_compile_time_eval():
+        time = jnp.asarray(t, jnp.float32)
+        divisor = prediction_row(path, prediction, time)[2]
+        return bool(jnp.abs(determinant(path, prediction, time)) > 1e-6 * jnp.abs(divisor))
 
 
 @dataclasses.dataclass(frozen=True)
