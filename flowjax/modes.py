@@ -13,17 +13,17 @@ from flowjax.training.run import Run
 
 def train_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
     """Trains to the end."""
-    from flowjax.training.trainer import command_line, train
+    from flowjax.training.trainer import train
 
-    train(Run(config, workdir), command_line(arguments))
+    train(Run(config, workdir))
     print(f"report: {workdir / 'report.html'}")
     return 0
 
 
 def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
     """Draws samples of the latest checkpoint into a picture and, with --out, an .npz file."""
-    from flowjax.evaluation.pictures import sample_picture, save_picture
-    from flowjax.training.sampling import Drawer
+    from flowjax.evaluation.pictures import save_png
+    from flowjax.training.sampling import Drawer, sample_picture
 
     run, state, step = _latest(config, workdir)
     name = options.sampler or run.default_sampler
@@ -34,7 +34,7 @@ def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Nam
     samples = drawer.draw(state.params, name, conditions, count, "pictures", min(count, config.evaluation.batch_size))
     file = workdir / "samples" / f"{step:08d}_{name}_{count}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(file, sample_picture(samples, run.source, conditions.get("label")))
+    save_png(file, sample_picture(samples, run.source, conditions.get("label")))
     print(f"{count} samples of step {step}: {file}")
     if options.out:
         np.savez(options.out, samples=samples, **conditions)
@@ -48,7 +48,6 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
     from flowjax.evaluation.receipts import write_receipt
     from flowjax.evaluation.report import write_report
     from flowjax.training.sampling import Drawer, evaluate, make_evaluators
-    from flowjax.training.trainer import command_line
 
     run, state, step = _latest(config, workdir)
     name = options.sampler or run.default_sampler
@@ -62,7 +61,7 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
         with config.unlocked():
             config.evaluation.count = options.count
     began = time.perf_counter()
-    values, receipts = evaluate(run, Drawer(run), evaluators, state.params, step, name, 0.0, command_line(arguments))
+    values, receipts = evaluate(run, Drawer(run), evaluators, state.params, step, name, 0.0)
     for receipt in receipts:
         write_receipt(workdir / "receipts", receipt)
     for metric, value in values.items():

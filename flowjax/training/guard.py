@@ -36,7 +36,7 @@ def bad_metrics(metrics: Mapping[str, np.ndarray], index: int) -> list[str]:
     return found
 
 
-def dump(
+def stop(
     workdir: pathlib.Path,
     method: Method,
     step: int,
@@ -44,8 +44,8 @@ def dump(
     recent: list[tuple[int, Batch]],
     config: Mapping[str, Any],
     metrics: list[str],
-) -> pathlib.Path:
-    """Writes the state before the bad update, the last batches and the keys of their phases to workdir/failure."""
+) -> NotFinite:
+    """Writes the state before the bad update, the last batches and the keys of their phases; returns the error to raise."""
     folder = workdir / "failure"
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder / "checkpoints", keep_latest=1)
@@ -63,7 +63,12 @@ def dump(
             dict(step=step, metrics=metrics, batches=[number for number, _ in recent], seed=config["seed"]), indent=1
         )
     )
-    return folder
+    return NotFinite(
+        f"Training stopped at step {step}: {', '.join(metrics) or 'a gradient is not finite'}. The state before that update, "
+        f"the last batches and their keys are in {folder}; --mode=replay with the same --config and --workdir says which "
+        "numbers went bad. Usual causes: a learning rate that is too high, bad input, a time too close to where the loss is "
+        "singular."
+    )
 
 
 def replay(workdir: pathlib.Path, method: Method, abstract: State) -> list[str]:

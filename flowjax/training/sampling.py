@@ -14,7 +14,7 @@ from flowjax.arrays import example_keys
 from flowjax.choices import build, choose
 from flowjax.config import ConfigError
 from flowjax.data.pipeline import evaluation_batches
-from flowjax.evaluation import EVALUATORS
+from flowjax.evaluation import EVALUATORS, pictures, run_files
 from flowjax.evaluation.receipts import make_receipt
 from flowjax.training.run import Run
 from flowjax.training.state import step_key
@@ -59,6 +59,18 @@ class Drawer:
         return {} if classes is None else {"label": (np.arange(count) % classes).astype(np.int32)}
 
 
+def sample_picture(samples: np.ndarray, source: Any, labels: np.ndarray | None) -> np.ndarray:
+    """Samples as a person looks at them: images in rows of a class, points beside as many true ones."""
+    if samples.ndim == 4:
+        return pictures.grid(samples, labels=labels)
+    if samples.ndim == 2 and samples.shape[1] == 2:
+        return pictures.scatter(samples, source.reference(count=len(samples))["data"])
+    raise ConfigError(
+        f"There is no picture for samples of shape {samples.shape[1:]}: switch pictures off with when.sample, or use "
+        "images [h, w, c] or points [2]."
+    )
+
+
 def make_evaluators(run: Run) -> dict[str, Any]:
     """The evaluators of a config; mistakes come out as ConfigError before training starts."""
     try:
@@ -78,7 +90,6 @@ def evaluate(
     step: int,
     sampler: str,
     seconds: float,
-    command: str,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Draws samples, measures them with every evaluator; returns the values by name and a receipt for each."""
     config = run.config
@@ -91,13 +102,15 @@ def evaluate(
     role = run.method.samplers[sampler].role
     values, receipts = {}, []
     for name, evaluator in evaluators.items():
-        for metric, value in evaluator(samples, conditions.get("label")).items():
+        measured = evaluator(samples, conditions.get("label"))
+        for metric, value in measured.items():
             values[metric] = float(value)
             receipts.append(
                 make_receipt(
                     metric=metric,
                     value=float(value),
                     config=config.to_dict(),
+                    config_path=run_files.CONFIG,
                     seed=config.seed,
                     images_seen=step * config.batch_size,
                     seconds=seconds,
@@ -107,8 +120,8 @@ def evaluate(
                     ema=role,
                     evaluator=name,
                     samples=count,
-                    command=command,
                     step=step,
+                    **({"floor": measured[f"{metric}_floor"]} if f"{metric}_floor" in measured else {}),
                     sampling_seconds=drawing,
                     sampler_options=description,
                 )

@@ -1,0 +1,36 @@
+"""A flow on two-dimensional points: trains in a minute or two on a laptop, and its exact answer is known.
+
+    python -m flowjax.main --config=configs/points.py
+    python -m flowjax.main --config=configs/points.py:data=moons,preset=edm
+"""
+
+from flowjax.config import ConfigDict, defaults, parse_argument, schedule
+from flowjax.methods.presets import apply_preset
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Options: tiny; data = mixture, moons, checkerboard or spirals; preset = one of flowjax.methods.presets."""
+    options = parse_argument(argument, tiny=False, data="mixture", preset="flow_matching")
+    config = defaults()
+    config.name = f"points_{options.data}_{options.preset}"
+    config.steps = 20_000
+    config.batch_size = 256
+    config.steps_per_dispatch = 100
+    config.data = dict(name=options.data)
+    config.network = dict(name="mlp", width=256, depth=3)
+    config.optimizer = dict(name="adam", learning_rate=2e-3, decay="cosine")
+    config.ema = dict(ema=dict(name="warmup", decay=0.999))
+    config.when.log = schedule(every_steps=500)
+    config.when.checkpoint = schedule(every_steps=5_000, at_percent=(100,))
+    config.sample.count = 2_000
+    config.evaluation = dict(count=5_000, batch_size=5_000)
+    config.evaluators = dict(sliced_w2=dict(name="sliced_w2"))
+    apply_preset(config, options.preset)
+    if options.tiny:
+        config.steps = 60
+        config.steps_per_dispatch = 10
+        config.network.width = 32
+        config.when.log = schedule(every_steps=20)
+        config.sample.count = 200
+        config.evaluation = dict(count=500, batch_size=500)
+    return config
