@@ -14,7 +14,7 @@ t = 1, see `flowjax.samplers.field.determined`) the last step is an Euler step; 
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
@@ -30,6 +30,7 @@ class Place(NamedTuple):
     count: int
 
 
+@runtime_checkable  # so that annotations can be checked
 class Stepper(Protocol):
     """What the loop asks of a sampler.
 
