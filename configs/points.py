@@ -10,7 +10,7 @@ from flowjax.methods.presets import apply_preset
 
 def get_config(argument: str = "") -> ConfigDict:
     """Options: tiny; data = mixture, moons, checkerboard or spirals; preset = one of flowjax.methods.presets."""
-    options = parse_argument(argument, tiny=False, data="mixture", preset="flow_matching")
+    options = parse_argument(argument, tiny=False, data="mixture", preset="rectified_flow")
     config = defaults()
     config.name = f"points_{options.data}_{options.preset}"
     config.steps = 20_000

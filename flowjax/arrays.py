@@ -5,6 +5,8 @@ on nothing else. The same numbers then come out on one device or eight, under ji
 accumulation.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
@@ -44,11 +46,11 @@ def example_keys(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 
-def normal_rows(keys: Key[Array, "b"], shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, "b ..."]:
+def normal_rows(keys: Key[Array, "b"], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "b ..."]:
     """Standard normal draws [b, *shape], one key for each example."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
 
 
-def uniform_rows(keys: Key[Array, "b"], shape: tuple[int, ...] = (), dtype=jnp.float32) -> Float[Array, "b ..."]:
+def uniform_rows(keys: Key[Array, "b"], shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Float[Array, "b ..."]:
     """Uniform draws in [0, 1) of shape [b, *shape], one key for each example."""
     return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype))(keys)

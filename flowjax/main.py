@@ -75,8 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
     workdir = pathlib.Path(options.workdir or os.path.join("runs", config.name))
     try:
         return modes.MODES[options.mode](config, workdir, options, arguments) or 0
-    except (ConfigError, CheckpointError, NotFinite, FileNotFoundError, ImportError) as error:
-        return _refuse(error, 2 if isinstance(error, (ConfigError, ImportError)) else 1)
+    except ImportError as error:
+        if "pip install" not in str(error):  # a mistake of ours, not a package that the user left out
+            raise
+        return _refuse(error, 2)
+    except (ConfigError, CheckpointError, NotFinite, FileNotFoundError) as error:
+        return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
 
 
 def _refuse(error: Exception, status: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from flowjax.contract import Batch
@@ -16,7 +16,7 @@ from flowjax.training.sharding import STACKED_BATCH
 from flowjax.training.state import parameter_count
 
 
-def abstract_batches(run: Run, mesh, count: int = 1) -> Batch:
+def abstract_batches(run: Run, mesh: Mesh, count: int = 1) -> Batch:
     """The shapes of `count` stacked batches: one host batch is made to learn names and types, none goes to a device."""
     coupling = None
     if run.config.coupling.name != "independent":

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,7 +85,7 @@ class Run:
         return "default" if "default" in names else names[0]
 
 
-def read_role(reference: str, role: str, init=None) -> PyTree:
+def read_role(reference: str, role: str, init: Callable | None = None) -> PyTree:
     """Reads `RUN_DIRECTORY` or `RUN_DIRECTORY:role` and, where init gives the expected shapes, checks every key."""
     directory, _, name = reference.partition(":")
     folder = pathlib.Path(directory) / "checkpoints"

@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from flowjax.training.state import State
+
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 STACKED_BATCH = PartitionSpec(None, ("data", "fsdp"))
@@ -102,7 +104,7 @@ def tree_shardings(tree: PyTree, mesh: Mesh, split: bool, rules: Sequence = (), 
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def state_shardings(state, mesh: Mesh, sharding: str, rules: Sequence = ()):
+def state_shardings(state: State, mesh: Mesh, sharding: str, rules: Sequence = ()) -> State:
     """The shardings of a whole State, from its shapes."""
     level = LEVELS[sharding]
     whole = NamedSharding(mesh, PartitionSpec())
