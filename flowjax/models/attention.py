@@ -14,6 +14,7 @@ and no softmax is ever taken over nothing.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 
@@ -55,7 +56,7 @@ class Attention(nn.Module):
     heads: int
     qk_norm: bool = False
     zero_output: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

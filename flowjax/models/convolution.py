@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from flowjax.choices import choose
@@ -60,7 +61,7 @@ class Convolution(nn.Module):
     stride: int = 1
     zero: bool = False
     implementation: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b height width c"]) -> Float[Array, "b rows columns f"]:

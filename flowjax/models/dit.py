@@ -17,6 +17,7 @@ P = H W / p^2 patches and k = p^2 C values in a patch, the published count is ou
 import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from flowjax.choices import choose
@@ -39,7 +40,7 @@ class Modulation(nn.Module):
 
     count: int
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, embedding: Float[Array, "b c"]) -> list[Float[Array, "b f"]]:
@@ -54,7 +55,7 @@ class Block(nn.Module):
     mlp_ratio: float
     qk_norm: bool
     dropout: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -89,7 +90,7 @@ class DiT(nn.Module):
     qk_norm: bool = False
     dropout: float = 0.0
     time_scale: float = 1000.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

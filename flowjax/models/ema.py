@@ -6,19 +6,19 @@ An average follows its source, after every update, by
 
 where `step` is the 0-based index of the update that has just been made: after the first update the rate is rate(0).
 
-| name     | decay at step k                         | reference                                                        |
-| constant | decay                                   |                                                                  |
-| warmup   | min(decay, (1 + k) / (10 + k))          | the averages of TensorFlow and of DDPM                           |
-| halflife | 2^(-B / min(images, ramp_up k B))       | Karras et al. 2022: B images a step, k B images seen before it   |
-| power    | (1 - 1 / (k + 1))^(gamma + 1)           | Karras et al. 2024                                               |
+| name     | decay at step k                     | reference                                                      |
+| constant | decay                               |                                                                |
+| warmup   | min(decay, (1 + k) / (10 + k))      | the averages of TensorFlow and of DDPM                         |
+| halflife | 2^(-B / min(images, ramp_up k B))   | Karras et al. 2022: B images a step, k B images seen before it |
+| power    | (1 - 1 / (k + 1))^(gamma + 1)       | Karras et al. 2024                                             |
 
 The last three forget the first parameters on their own; halflife and power even start with a copy (decay 0 at k = 0).
 
 Power function. Multiplying out (1) with the decay of the last row, the source after update i (i = 1 ... n) has weight
 
-    (i / n)^(gamma+1) - ((i-1) / n)^(gamma+1)  =  integral from i-1 to i of p(u) du,   p(u) = (gamma+1) u^gamma / n^(gamma+1),
+    (i / n)^(gamma+1) - ((i-1) / n)^(gamma+1) = integral of p(u) from i-1 to i,  p(u) = (gamma+1) u^gamma / n^(gamma+1),
 
-so the average is exactly the profile p, whose width relative to the length of training is the same at all times:
+so the average has exactly the profile p, whose width relative to the length of training is the same at all times:
 
     std(gamma) = sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3))).                                                   (2)
 
@@ -135,7 +135,8 @@ def synthesis_weights(profiles: Sequence[Profile], wanted: Profile) -> Float[np.
 
     Args:
       profiles: the stored averages: two widths, at several times each.
-      wanted: any width; its time must not be later than the last stored one.
+      wanted: a width, best between or above the stored ones; its time must not be later than the last stored one, and
+        is best one of the stored ones (between two of them the short averages have nothing to be made of).
     """
     if not profiles:
         raise ValueError("synthesis_weights needs at least one stored profile.")
@@ -163,15 +164,14 @@ def combine(trees: Iterable[PyTree], weights: Float[np.ndarray, "n"]) -> PyTree:
 
     NumPy leaves are summed in float64 on the host; jax leaves in float32 where they lie, so sharded trees stay sharded.
     """
-    total, first, used = None, None, 0
+    if len(weights) == 0:
+        raise ValueError("combine needs at least one tree and its weight.")
+    total, types = None, None
     for tree, weight in zip(trees, weights.tolist(), strict=True):
         wide = jax.tree.map(lambda leaf, weight=weight: weight * _widen(leaf), tree)
         total = wide if total is None else jax.tree.map(lambda a, b: a + b, total, wide)
-        first = tree if first is None else first
-        used += 1
-    if not used:
-        raise ValueError("combine needs at least one tree.")
-    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, first)
+        types = jax.tree.map(lambda leaf: leaf.dtype, tree) if types is None else types
+    return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), total, types)
 
 
 def _widen(leaf):

@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 MAX_PERIOD = 10000.0
@@ -62,7 +63,7 @@ class TimeEmbedding(nn.Module):
     waves: int = 256
     time_scale: float = 1000.0
     zero: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b features"]:
@@ -87,7 +88,7 @@ class ConditionEmbedding(nn.Module):
     num_classes: int | None = None
     waves: int = 256
     time_scale: float = 1000.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -107,7 +108,7 @@ class LabelEmbedding(nn.Module):
 
     num_classes: int
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, label: Int[Array, "b"]) -> Float[Array, "b features"]:
@@ -121,7 +122,7 @@ class LabelEmbedding(nn.Module):
         return table(label)
 
 
-def position_features(height: int, width: int, size: int) -> Float[np.ndarray, "height*width size"]:
+def position_features(height: int, width: int, size: int) -> Float[np.ndarray, "cells size"]:
     """Fixed features of the cells of a grid, row by row: half of them waves of the column, half of the row.
 
     Each half is size / 4 sines and as many cosines with frequencies from 1 down to 10^-4 (He et al. 2022; DiT).

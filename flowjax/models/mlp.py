@@ -9,6 +9,7 @@ octave features resolve steps of 2^-octaves in t; smooth features would leave th
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from flowjax.choices import choose
@@ -29,7 +30,7 @@ class MLP(nn.Module):
     num_classes: int | None = None
     dropout: float = 0.0
     zero_output: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -14,6 +14,7 @@ text, cross-attention after it. The last convolution starts at zero, so the netw
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from flowjax.choices import choose
@@ -29,7 +30,7 @@ RESAMPLINGS = {
 }
 
 
-def group_norm(dtype: jnp.dtype, channels: int, name: str) -> nn.GroupNorm:
+def group_norm(dtype: DTypeLike, channels: int, name: str) -> nn.GroupNorm:
     """Group norm with up to 32 groups of at least 4 channels; as many groups as divide the channels."""
     groups = next(n for n in range(max(1, min(32, channels // 4)), 0, -1) if channels % n == 0)
     return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)
@@ -54,7 +55,7 @@ class ResidualBlock(nn.Module):
     features: int
     dropout: float
     convolution: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
     resample: str | None = None
 
     @nn.compact
@@ -81,7 +82,7 @@ class AttentionBlock(nn.Module):
     """Attention between the cells of the image, then to the text where there is text."""
 
     head_channels: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], cond: Conditions) -> Float[Array, "b h w c"]:
@@ -109,7 +110,7 @@ class UNet(nn.Module):
     dropout: float
     time_scale: float
     convolution: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
