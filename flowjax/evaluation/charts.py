@@ -1,7 +1,7 @@
 """Small line charts as inline SVG: no library, no network, readable without JavaScript.
 
-A chart is drawn once into a box of fixed units that the page scales; colours and fonts come from the page's style sheet,
-so one drawing serves light and dark. The points ride along as data, and the page's script shows them under the pointer.
+A chart is drawn once into a box of fixed units that the page scales; colours and fonts come from the page's style
+sheet, so one drawing serves light and dark. The points ride along as data, which the page's script shows under the pointer.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 440, 226
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 34
 POINTS = 360  # a pixel or so each: more cannot be seen
 
 
@@ -34,7 +34,7 @@ class Line:
 
 
 def number_text(value: float) -> str:
-    """A short number: 12, 0.034, 4.1k, 2.5M, 3e-05."""
+    """A short number: 12, 0.034, 41k, 2.5M, 3e-5."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     size = abs(value)
@@ -43,14 +43,18 @@ def number_text(value: float) -> str:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
     if size >= 1000:
         return f"{value:,.0f}"
+    if 0 < size < 1e-3:
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.3g}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) that cover [low, high] with about `count` marks."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    power = 10.0 ** math.floor(math.log10((high - low) / count))
+    step = min(
+        (factor * power for factor in (1, 2, 5, 10)), key=lambda step: abs(math.log((high - low) / step / count))
+    )
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -66,7 +70,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def smooth(values: Sequence[float], span: float) -> list[float]:
-    """Exponential moving average over about `span` points, without the pull of a start at zero; skips non-finite values."""
+    """Exponential moving average over about `span` points, without the pull of a start at zero; skips NaN."""
     decay, total, weight, out = 1 - 1 / max(span, 1.0), 0.0, 0.0, []
     for value in values:
         if math.isfinite(value):
@@ -76,7 +80,7 @@ def smooth(values: Sequence[float], span: float) -> list[float]:
 
 
 def thin(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> tuple[list[float], list[float]]:
-    """At most about `points` points that keep the lowest, highest and every non-finite one of each stretch: no spike is lost."""
+    """About `points` points: the lowest, the highest and every non-finite one of each stretch, so no spike is lost."""
     if len(x) <= points:
         return list(x), list(y)
     stretch, kept = math.ceil(2 * len(x) / points), {0, len(x) - 1}
@@ -134,13 +138,14 @@ def chart(
     for mark in marks:
         y = place_y(mark)
         drawn.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        drawn.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{number_text(mark)}</text>')
+        drawn.append(
+            f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{number_text(mark)}</text>'
+        )
+    label_y = bottom + 15 + 15 * len(rugs)
     for mark in ticks(x_low, x_high, 5):
         x = place_x(mark)
         anchor = "end" if x > WIDTH - RIGHT - 8 else "middle"
-        drawn.append(
-            f'<text class="tick" x="{x:.1f}" y="{bottom + 15 + 15 * len(rugs)}" text-anchor="{anchor}">{number_text(mark)}</text>'
-        )
+        drawn.append(f'<text class="tick" x="{x:.1f}" y="{label_y}" text-anchor="{anchor}">{number_text(mark)}</text>')
     drawn.append(
         f'<text class="tick label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{height - 5}" text-anchor="middle">'
         f"{html.escape(x_label)}</text>"
@@ -156,7 +161,7 @@ def chart(
     for index, line in enumerate(lines):
         path = _path(line, place_x, place_y, log_y)
         drawn.append(f'<path class="{line.style} {_colour(line)}" {_stroke(line)} data-line="{index}" d="{path}"/>')
-        if line.style in ("line", "step") and sum(map(math.isfinite, line.y)) <= 25:
+        if line.style == "line" and sum(map(math.isfinite, line.y)) <= 25:
             drawn += [
                 f'<circle class="dot {_colour(line)}" {_stroke(line)} data-line="{index}" cx="{place_x(x):.1f}" '
                 f'cy="{place_y(y):.1f}" r="2.4"/>'
@@ -214,7 +219,9 @@ def _spoken(line: Line) -> str:
     values = [y for y in line.y if math.isfinite(y)]
     if not values:
         return ""
-    return f"{line.name}: from {number_text(values[0])} to {number_text(values[-1])}, lowest {number_text(min(values))}."
+    return (
+        f"{line.name}: from {number_text(values[0])} to {number_text(values[-1])}, lowest {number_text(min(values))}."
+    )
 
 
 def _legend(lines: Sequence[Line], rugs: Mapping[str, Sequence[float]]) -> str:
@@ -232,6 +239,5 @@ def _legend(lines: Sequence[Line], rugs: Mapping[str, Sequence[float]]) -> str:
 def _figure(title: str, note: str, legend: str, body: str, payload: str) -> str:
     note = f"<small>{html.escape(note.strip())}</small>" if note.strip() else ""
     data = f' data-chart="{payload}"' if payload else ""
-    return (
-        f'<figure class="chart"{data}><figcaption><b>{html.escape(title)}</b>{note}</figcaption>{body}{legend}</figure>\n'
-    )
+    caption = f"<figcaption><b>{html.escape(title)}</b>{note}</figcaption>"
+    return f'<figure class="chart"{data}>{caption}{body}{legend}</figure>\n'

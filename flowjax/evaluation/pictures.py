@@ -1,7 +1,7 @@
 """Pictures of samples: image grids and two-dimensional scatter panels, as uint8 arrays and small PNG files.
 
-Tiny images are enlarged by whole factors with nearest-neighbour sampling, so that a pixel stays a pixel and a reader sees
-what the model made, not what an interpolation made of it.
+Tiny images are enlarged by whole factors with nearest-neighbour sampling, so that a pixel stays a pixel and a reader
+sees what the model made, not what an interpolation made of it.
 """
 
 import io
@@ -19,7 +19,7 @@ TARGET_WIDTH = 768  # pixels; grids are enlarged towards it
 
 
 def to_uint8(images: Shaped[np.ndarray, "*shape"], low: float = -1.0, high: float = 1.0) -> UInt8[np.ndarray, "*shape"]:
-    """Maps [low, high] to 0..255, clipping outside; uint8 passes through, and a NaN is drawn black rather than at random."""
+    """Maps [low, high] to 0..255, clipping outside; uint8 passes through, and NaN is drawn black."""
     if images.dtype == np.uint8:
         return images
     unit = (np.asarray(images, np.float64) - low) / (high - low)

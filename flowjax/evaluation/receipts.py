@@ -1,8 +1,8 @@
 """Receipts: a JSON record beside every published number, of how that number was made.
 
 A number without its sampler, step count, guidance, seed and sample count cannot be compared with another, so those are
-required fields, not habits. A receipt names no machine: hardware is kinds and counts, paths are relative, and the command
-is one that a reader can run.
+required fields, not habits. A receipt names no machine: hardware is kinds and counts, paths are relative, and the
+command is one that a reader can run.
 """
 
 import glob as globbing
@@ -170,10 +170,7 @@ def check_receipt(receipt: Any, where: str = "The receipt") -> None:
         raise ValueError(f"{where} is a JSON {type(receipt).__name__}; a receipt is an object with fields.")
     missing = [field for field in REQUIRED if field not in receipt]
     if missing:
-        raise ValueError(
-            f"{where} lacks {', '.join(missing)}. Write receipts with make_receipt and write_receipt, which fill every field "
-            f"({', '.join(REQUIRED)})."
-        )
+        raise ValueError(f"{where} lacks {', '.join(missing)}. make_receipt fills every field: {', '.join(REQUIRED)}.")
     if not isinstance(receipt["config"], Mapping) or not {"hash", "path"} <= set(receipt["config"]):
         raise ValueError(f"{where} has config={receipt['config']!r}; expected an object with `hash` and `path`.")
     _refuse_paths(receipt, where, "")

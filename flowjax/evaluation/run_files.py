@@ -1,9 +1,9 @@
 """The files of a run directory: their names, and lines of JSON that survive a kill.
 
-A process can die between any two bytes. So a log is appended line by line, a reader drops a torn last line, and every file
-that is replaced as a whole is first written beside itself and then renamed, which the file system does at once or not at
-all. Strict JSON has no NaN: non-finite numbers are written as the words "NaN", "Infinity" and "-Infinity", which
-`float()` reads back.
+A process can die between any two bytes. So a log is appended line by line, a reader drops a torn last line, and every
+file that is replaced as a whole is first written beside itself and then renamed, which the file system does at once
+or not at all. Strict JSON has no NaN: non-finite numbers are written as the words "NaN", "Infinity" and "-Infinity",
+which `float()` reads back.
 """
 
 import json
@@ -73,7 +73,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_lines(path: str | os.PathLike) -> list[dict]:
-    """Reads a file of JSON lines; a missing file is empty, a torn last line is dropped, a bad line before it is an error."""
+    """Reads a file of JSON lines; a missing file is empty, a torn last line is dropped, a bad one before it raises."""
     path = pathlib.Path(path)
     if not path.exists():
         return []
@@ -87,8 +87,8 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
             line = json.loads(piece)
         except ValueError as error:
             raise ValueError(
-                f"{path}, line {index + 1}, is no JSON: {piece[:80]!r}. Only a last line can be torn by a kill; this file "
-                "was damaged otherwise. Delete the line."
+                f"{path}, line {index + 1}, is no JSON: {piece[:80]!r}. Only a last line can be torn by a kill; this "
+                "file was damaged otherwise. Delete the line."
             ) from error
         lines.append(line)
     return lines

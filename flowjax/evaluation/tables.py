@@ -109,7 +109,7 @@ def matches(receipt: Mapping[str, Any], conditions: str) -> bool:
 
 
 def _pairs(text: str, default: str) -> tuple[str, dict[str, str]]:
-    """'.2f,nfe:d' -> ('.2f', {'nfe': 'd'}); a piece that only continues a format such as ',.0f' is put back together."""
+    """'.2f,nfe:d' -> ('.2f', {'nfe': 'd'}); the comma of a format such as ',.0f' does not separate."""
     by_name: dict[str, str] = {}
     for piece in re.split(r",(?=[\w./ -]+:)|^(?=[\w./ -]+:)", text):
         name, colon, value = piece.partition(":")
@@ -137,8 +137,8 @@ def _cell(receipts: Sequence[Mapping], value: str, over: Sequence[str], form: st
         first, second = _twins(receipts, repeats)
         differ = [key for key in sorted(set(first) | set(second)) if first.get(key) != second.get(key)]
         raise ValueError(
-            f"Two receipts of metric '{first.get('metric')}' fall into one cell and do not differ in {', '.join(over)}; they "
-            f"differ in {', '.join(differ) or 'nothing'}. Name one of these in rows, columns, where or over."
+            f"Two receipts of metric '{first.get('metric')}' fall into one cell with the same {', '.join(over)}: "
+            f"they differ in {', '.join(differ) or 'nothing'}. Name one of these in rows, columns, where or over."
         )
     numbers = [number(item) for item in values]
     if any(item is None for item in numbers):
@@ -239,7 +239,7 @@ def figure(
     title: str = "",
     titles: Mapping[str, str] | None = None,
 ) -> None:
-    """Plots receipts: field y over field x, one line for each value of field `lines`, mean and ± std over repetitions."""
+    """Plots receipts: field y over field x, one line for each value of field `lines`, mean ± std over repetitions."""
     import io
 
     import numpy as np

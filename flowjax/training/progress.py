@@ -4,10 +4,10 @@ The time left is the steps left over the mean speed since this process started: 
 counted, and the first update only starts the clock, because compilation is behind it.
 """
 
+import io
 import sys
 import time
 from collections.abc import Mapping
-from typing import TextIO
 
 
 def duration(seconds: float) -> str:
@@ -33,7 +33,7 @@ class Progress:
     """
 
     def __init__(
-        self, total_steps: int | None, *, plain_every: float, stream: TextIO | None = None, clock=time.monotonic
+        self, total_steps: int | None, *, plain_every: float, stream: io.TextIOBase | None = None, clock=time.monotonic
     ):
         self._total = total_steps
         self._every = plain_every

@@ -1,17 +1,18 @@
 """Where a run's figures go: lines of JSON, TensorBoard, optionally wandb and clu, and a progress line on the terminal.
 
-`metrics.jsonl` and `by_time.jsonl` are the record: plain, line-buffered, complete after a kill. The backends in BACKENDS
-are views of the same figures. A resumed run calls `rewind(step)` with the step it restored: everything later is dropped,
-and written again. On many hosts only process 0 writes.
+`metrics.jsonl` and `by_time.jsonl` are the record: plain, line-buffered, complete after a kill. The backends in
+BACKENDS are views of the same figures. A resumed run calls `rewind(step)` with the step it restored: everything later
+is dropped, and written again. On many hosts only process 0 writes.
 """
 
+import io
 import os
 import pathlib
 import re
 import time
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,8 +69,8 @@ class Clu:
             from clu import metric_writers
         except ImportError as error:
             raise ImportError(
-                "The writer 'clu' needs clu and TensorFlow. Install them with `pip install 'flowjax-research[clu]'`, or use "
-                "the writer 'tensorboard', which needs neither."
+                "The writer 'clu' needs clu and TensorFlow: run `pip install 'flowjax-research[clu]'`, or "
+                "use the writer 'tensorboard', which needs neither."
             ) from error
         self._writer = metric_writers.SummaryWriter(os.path.join(workdir, "events_clu"))
 
@@ -99,8 +100,8 @@ class Wandb:
             import wandb
         except ImportError as error:
             raise ImportError(
-                "The writer 'wandb' needs wandb. Install it with `pip install 'flowjax-research[wandb]'`, or drop it from the "
-                "config's writers."
+                "The writer 'wandb' needs wandb: run `pip install 'flowjax-research[wandb]'`, or drop it from "
+                "the config's writers."
             ) from error
         identity = pathlib.Path(workdir) / "wandb_id.txt"
         if not identity.exists():
@@ -154,7 +155,7 @@ class Writers:
         backends: Mapping[str, bool | Mapping[str, Any]] = types.MappingProxyType({"tensorboard": True}),
         terminal: bool = True,
         plain_every: float = 10.0,
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
         active: bool | None = None,
     ):
         self.workdir = pathlib.Path(workdir)
@@ -201,8 +202,8 @@ class Writers:
             return
         if not len(edges) - 1 == len(loss) == len(count):
             raise ValueError(
-                f"Loss by time needs one loss and one count per bin: {len(edges)} edges make {len(edges) - 1} bins, but "
-                f"there are {len(loss)} losses and {len(count)} counts."
+                f"Loss by time needs one loss and one count per bin: {len(edges)} edges make {len(edges) - 1} bins, "
+                f"but there are {len(loss)} losses and {len(count)} counts."
             )
         self._by_time.append(
             {"step": step, "phase": phase, "edges": list(edges), "loss": list(loss), "count": list(count)}
