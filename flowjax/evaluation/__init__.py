@@ -1,0 +1,5 @@
+"""Evaluation: distances, coverage, features, and the evaluators that put a floor beside every figure (EVALUATORS)."""
+
+from flowjax.evaluation.evaluators import EVALUATORS, Evaluator
+
+__all__ = ["EVALUATORS", "Evaluator"]

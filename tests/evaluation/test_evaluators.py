@@ -1,0 +1,154 @@
+"""Every evaluator tells a perfect sampler from a bad one, and says what perfection would have scored."""
+
+import numpy as np
+import pytest
+
+from flowjax.choices import build
+from flowjax.data import SOURCES, ArraySource
+from flowjax.evaluation import EVALUATORS
+from flowjax.evaluation.evaluators import disjoint_real_sets, quantised
+from flowjax.evaluation.features import Features, identity
+
+MIXTURE = SOURCES["mixture"]()
+DIGITS = SOURCES["digits"]()
+
+
+def evaluator(name, source=MIXTURE, **options):
+    return build("evaluator", {"name": name, **options}, EVALUATORS, source=source, seed=0)
+
+
+def perfect(count=600):
+    return MIXTURE.reference("train", count, seed=77)["data"]
+
+
+@pytest.mark.parametrize("name", ["sliced_w2", "exact_w2", "sinkhorn_w2", "frechet"])
+def test_distances_have_a_ratio_near_one_for_perfect_samples_and_far_from_it_for_bad_ones(name):
+    judge = evaluator(name)
+    good, bad = judge(perfect(400), None), judge(perfect(400) * 0.3, None)
+    assert good["count"] == 400
+    assert good[name + "_ratio"] == pytest.approx(good[name] / good[name + "_floor"])
+    assert 0.2 < good[name + "_ratio"] < 4
+    assert bad[name + "_ratio"] > 2.5 * good[name + "_ratio"]
+    assert bad[name + "_floor"] == good[name + "_floor"]
+
+
+def test_kernel_distances_are_about_zero_for_perfect_samples():
+    for name, options in (("mmd", {}), ("kid", {"subsets": 10})):
+        judge = evaluator(name, **options)
+        good, bad = judge(perfect(), None)[name], judge(perfect() * 0.5, None)[name]
+        assert abs(good) < 0.1 * bad
+
+
+def test_the_floor_falls_with_the_number_of_samples():
+    judge = evaluator("sliced_w2")
+    assert judge(perfect(4000), None)["sliced_w2_floor"] < 0.5 * judge(perfect(100), None)["sliced_w2_floor"]
+
+
+def test_values_floors_and_samples_all_have_one_count():
+    seen = []
+
+    class Spy:
+        def __call__(self, samples):
+            seen.append(len(samples))
+            return np.asarray(samples).reshape(len(samples), -1)
+
+    from flowjax.evaluation.evaluators import Compared
+
+    judge = Compared(
+        lambda one, other: {"gap": float(len(one) - len(other))}, DIGITS, Features("spy", Spy()), "test", 0
+    )
+    result = judge(np.zeros((1000, 8, 8, 1), np.float32))
+    assert set(seen) == {len(DIGITS.reference("test")["data"]) // 2}
+    assert result["gap"] == result["gap_floor"] == 0 and result["count"] == seen[0]
+
+
+def test_real_sets_are_disjoint():
+    for source, split, count in ((DIGITS, "all", 898), (DIGITS, "test", 50), (MIXTURE, "all", 300)):
+        one, other = disjoint_real_sets(source, split, count, seed=3)
+        assert len(one) == len(other) == count
+        if source is MIXTURE:
+            assert not set(map(tuple, one)) & set(map(tuple, other))
+    numbers = np.arange(10, dtype=np.float32)[:, None]
+    small = ArraySource({"data": numbers[:6]}, {"data": numbers[6:]}, MIXTURE.spec)
+    one, other = disjoint_real_sets(small, "all", 99, seed=0)
+    assert sorted(np.concatenate([one, other])[:, 0]) == list(range(10))
+
+
+def test_quantised():
+    x = np.float32([-3, -1, -0.94, -0.93, 0.06, 0.07, 0.99, 2])
+    np.testing.assert_allclose(quantised(x, 17), [-1, -1, -1, -0.875, 0, 0.125, 1, 1], atol=1e-7)
+    np.testing.assert_array_equal(quantised(x, None), x)
+    images = DIGITS.reference("test")["data"]
+    np.testing.assert_array_equal(quantised(images, 17), images)
+    # Noise below half a level is undone, so it may not change any figure.
+    wobble = np.random.default_rng(0).uniform(-0.06, 0.06, images.shape).astype(np.float32)
+    judge = evaluator("sliced_w2", DIGITS)
+    assert judge(images + wobble, None) == judge(images, None)
+
+
+def test_precision_recall_of_perfect_and_collapsed_samples():
+    judge = evaluator("precision_recall")
+    good = judge(perfect(), None)
+    assert good["precision"] == pytest.approx(good["precision_floor"], abs=0.05)
+    assert good["recall"] == pytest.approx(good["recall_floor"], abs=0.05)
+    one_mode = np.asarray(MIXTURE.oracle.means)[0] + 0.1 * np.random.default_rng(0).standard_normal((600, 2))
+    assert judge(one_mode.astype(np.float32), None)["recall"] < 0.2
+
+
+def test_mode_weights_against_its_floor():
+    judge = evaluator("mode_weights")
+    result = judge(perfect(4000), None)
+    assert result["mode_weight_error"] < 3 * result["mode_weight_error_floor"]
+    uneven = SOURCES["mixture"](weights="uneven").reference("test", 4000)["data"]
+    # Even against uneven weights: 1/2 sum |1/8 - k/36|.
+    expected = np.abs(1 / 8 - np.arange(1, 9) / 36).sum() / 2
+    assert judge(uneven, None)["mode_weight_error"] == pytest.approx(expected, abs=0.02)
+
+
+def test_class_accuracy(monkeypatch):
+    # A stand-in whose answer is the brightest of the first ten pixels, so the expected share is known exactly.
+    from flowjax.evaluation import evaluators
+
+    classify = lambda samples: samples.reshape(len(samples), -1)[:, :10].argmax(1).astype(np.int32)
+    stand_in = Features("stand-in", identity().embed, classify, 0.99)
+    monkeypatch.setattr(evaluators, "FEATURES", {"digits": lambda: stand_in, "identity": identity})
+    labels = np.arange(40, dtype=np.int32) % 10
+    samples = np.full((40, 64), -1, np.float32)
+    samples[np.arange(40), labels] = 1
+    samples = samples.reshape(40, 8, 8, 1)
+    judge = evaluator("class_accuracy", DIGITS)
+    assert judge(samples, labels) == {"class_accuracy": 1.0, "class_accuracy_real": 0.99}
+    asked = labels.copy()
+    asked[:10] = (asked[:10] + 1) % 10
+    assert judge(samples, asked)["class_accuracy"] == 0.75
+    with pytest.raises(ValueError, match="needs the labels"):
+        judge(samples, None)
+    with pytest.raises(ValueError, match="40 samples and 39 labels"):
+        judge(samples, labels[1:])
+
+
+def test_nearest_neighbour_finds_copies():
+    judge = evaluator("nearest_neighbour", DIGITS)
+    copied = judge(DIGITS.reference("train", 100)["data"], None)
+    assert copied["copies"] == 1 and copied["nearest_train"] == 0
+    held_out = judge(DIGITS.reference("test")["data"], None)
+    assert held_out["nearest_train_ratio"] == 1
+    assert held_out["copies"] == pytest.approx(0.01, abs=0.005)
+
+
+def test_unsuitable_sources_and_samples_are_refused():
+    with pytest.raises(ValueError, match="needs a source with an oracle"):
+        evaluator("mode_weights", SOURCES["moons"]())
+    with pytest.raises(ValueError, match="needs a classifier"):
+        evaluator("class_accuracy")
+    with pytest.raises(ValueError, match="this source is endless"):
+        evaluator("nearest_neighbour")
+    with pytest.raises(ValueError, match="has no option 'direction'.*Did you mean 'directions'"):
+        evaluator("sliced_w2", direction=3)
+    with pytest.raises(ValueError, match="Unknown feature extractor 'inception'"):
+        evaluator("frechet", features="inception")
+    broken = perfect(10)
+    broken[3] = np.nan
+    for name in ("sliced_w2", "mode_weights"):
+        with pytest.raises(ValueError, match="1 of 10 samples hold NaN"):
+            evaluator(name)(broken, None)
