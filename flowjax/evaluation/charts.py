@@ -1,7 +1,8 @@
 """Small line charts as inline SVG: no library, no network, readable without JavaScript.
 
 A chart is drawn once into a box of fixed units that the page scales; colours and fonts come from the page's style
-sheet, so one drawing serves light and dark. The points ride along as data, which the page's script shows under the pointer.
+sheet, so one drawing serves light and dark. The points ride along as data, which the page's script shows under the
+pointer.
 """
 
 import dataclasses

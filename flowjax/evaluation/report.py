@@ -33,8 +33,8 @@ SECTIONS = (
     (
         "along-t",
         "Along t",
-        "Left, where the model still errs; right, where training spends its examples, against the times at which "
-        "samplers ask the model.",
+        "Where the model still errs, and where training spends its examples against the times at which samplers ask "
+        "the model.",
         sections.along_time,
     ),
     ("receipts", "Receipts", "How every number was made, in full.", sections.receipts_table),

@@ -248,7 +248,10 @@ def curves(run: Run) -> str:
     if evaluated:
         out += f'<h3>Evaluations during training</h3><div class="charts">{draw(evaluated, False)}</div>'
     if rest:
-        out += f'<details><summary>{len(rest)} more</summary><div class="charts">{draw(rest, True)}</div></details>'
+        noun = "figure" if len(rest) == 1 else "figures"
+        out += (
+            f'<details><summary>{len(rest)} more {noun}</summary><div class="charts">{draw(rest, True)}</div></details>'
+        )
     return out
 
 
@@ -257,8 +260,9 @@ def _curve(run: Run, head: str, members: Sequence[tuple[str, str]], noisy: bool,
     for index, (name, label) in enumerate(members):
         steps, values = series(run, name)
         if noisy and head not in ("learning_rate",) and len(values) >= 40:
-            lines.append(Line(f"{label}, raw", steps, values, "raw", index + 1))
-            lines.append(Line(f"{label}, smoothed", steps, smooth(values, len(values) / 50), "line", index + 1))
+            prefix = f"{label}, " if len(members) > 1 else ""
+            lines.append(Line(f"{prefix}raw", steps, values, "raw", index + 1))
+            lines.append(Line(f"{prefix}smoothed", steps, smooth(values, len(values) / 50), "line", index + 1))
         else:
             lines.append(Line(label, steps, values, "line", index + 1))
     metric = head.removeprefix("eval/")
