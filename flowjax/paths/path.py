@@ -12,17 +12,17 @@ and the marginal velocity E[v | x_t] transports the noise distribution to the da
 from automatic differentiation of alpha and sigma, so a new path is two one-line functions.
 
 Every path states the interval [start, end] in which (1), (2) and their conversions are finite: noise-exploding paths
-start where their sigma is the largest they were trained with, and variance-preserving paths end just before t = 1, where
-sigma'(t) is infinite.
+start where their sigma is the largest they were trained with, and variance-preserving paths end just before t = 1,
+where sigma'(t) is infinite.
 
-| path      | alpha                          | sigma                          | reference                               |
-| linear    | t                              | 1 - t                          | Liu et al. 2022, Lipman et al. 2022     |
-| trig      | sin(pi t / 2)                  | cos(pi t / 2)                  | Albergo & Vanden-Eijnden 2022           |
-| vp        | exp(-s^2 (b1-b0)/4 - s b0/2)   | sqrt(1 - alpha^2)              | Song et al. 2020, s = 1 - t             |
-| vp_cosine | cos(pi/2 (s+c)/(1+c)) / norm   | sqrt(1 - alpha^2)              | Nichol & Dhariwal 2021, c = 0.008       |
-| sub_vp    | as vp                          | 1 - alpha^2                    | Song et al. 2020                        |
-| ve        | 1                              | smin (smax / smin)^s           | Song et al. 2020                        |
-| edm       | 1                              | (1 - t) / t                    | Karras et al. 2022, t = 1 / (1 + sigma) |
+| path      | alpha                        | sigma                        | reference                               |
+| linear    | t                            | 1 - t                        | Liu et al. 2022, Lipman et al. 2022     |
+| trig      | sin(pi t / 2)                | cos(pi t / 2)                | Albergo & Vanden-Eijnden 2022           |
+| vp        | exp(-s^2 (b1-b0)/4 - s b0/2) | sqrt(1 - alpha^2)            | Song et al. 2020, s = 1 - t             |
+| vp_cosine | cos(pi/2 (s+c)/(1+c)) / norm | sqrt(1 - alpha^2)            | Nichol & Dhariwal 2021, c = 0.008       |
+| sub_vp    | as vp                        | 1 - alpha^2                  | Song et al. 2020                        |
+| ve        | 1                            | smin (smax / smin)^s         | Song et al. 2020                        |
+| edm       | 1                            | (1 - t) / t                  | Karras et al. 2022, t = 1 / (1 + sigma) |
 """
 
 import dataclasses
@@ -57,11 +57,15 @@ class GaussianPath:
         """d sigma / dt by forward-mode differentiation."""
         return _derivative(self.sigma, t)
 
-    def sample(self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]) -> Float[Array, "b ..."]:
+    def sample(
+        self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]
+    ) -> Float[Array, "b ..."]:
         """The point x_t of (1) on the pair (noise, data)."""
         return expand_to(self.alpha(t), data) * data + expand_to(self.sigma(t), noise) * noise
 
-    def velocity(self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]) -> Float[Array, "b ..."]:
+    def velocity(
+        self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]
+    ) -> Float[Array, "b ..."]:
         """The velocity (2) on the pair (noise, data)."""
         return expand_to(self.alpha_dot(t), data) * data + expand_to(self.sigma_dot(t), noise) * noise
 
@@ -87,7 +91,22 @@ def linear_path() -> GaussianPath:
 def trigonometric_path() -> GaussianPath:
     """alpha = sin(pi t / 2), sigma = cos(pi t / 2): variance-preserving for data of unit variance."""
     half = math.pi / 2
-    return GaussianPath("trigonometric", lambda t: jnp.sin(half * t), lambda t: jnp.sin(half * (1.0 - t)))
+
+    # Written from either end in the variable that is small there: value and derivative keep their digits, zeros exact.
+    return GaussianPath(
+        "trigonometric",
+        lambda t: jnp.where(t < 0.5, jnp.sin(half * t), jnp.cos(half * (1.0 - t))),
+        lambda t: jnp.where(t < 0.5, jnp.cos(half * t), jnp.sin(half * (1.0 - t))),
+    )
+
+
+def _one_minus_exp(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 - e^x for x <= 0, with all digits in value and derivative.
+
+    The plain difference loses the value near x = 0. expm1 keeps it, but JAX differentiates expm1 as 1 + expm1, which
+    loses the derivative where e^x is small (6e-4 of sigma' at t = 0 of the VP path).
+    """
+    return jnp.where(x > -math.log(2.0), -jnp.expm1(x), 1.0 - jnp.exp(x))
 
 
 def vp_path(beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
@@ -97,11 +116,10 @@ def vp_path(beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
         s = 1.0 - t
         return -0.25 * s**2 * (beta_max - beta_min) - 0.5 * s * beta_min
 
-    # 1 - alpha^2 through expm1: near the data end the plain difference would lose every digit of sigma.
     return GaussianPath(
         "vp",
         lambda t: jnp.exp(log_alpha(t)),
-        lambda t: jnp.sqrt(-jnp.expm1(2.0 * log_alpha(t))),
+        lambda t: jnp.sqrt(_one_minus_exp(2.0 * log_alpha(t))),
         end=1.0 - 1e-3,
     )
 
@@ -115,10 +133,12 @@ def vp_cosine_path(offset: float = 0.008) -> GaussianPath:
     def alpha(t):
         return jnp.sin(scale * t) / first
 
-    # 1 - alpha^2 = sin(a - c) sin(a + c) / cos^2(c) with a = scale (s + offset), c = scale offset: no cancellation.
+    # Towards the data, 1 - alpha^2 = sin(a - c) sin(a + c) / cos^2(c) with a = scale (s + offset), c = scale offset,
+    # free of cancellation. Towards the noise the derivative of that product cancels, and 1 - alpha^2 is safe.
     def sigma(t):
         s = 1.0 - t
-        return jnp.sqrt(jnp.sin(scale * s) * jnp.sin(scale * (s + 2.0 * offset))) / first
+        near_data = jnp.sin(scale * s) * jnp.sin(scale * (s + 2.0 * offset)) / first**2
+        return jnp.sqrt(jnp.where(t < 0.5, 1.0 - alpha(t) ** 2, near_data))
 
     return GaussianPath("vp_cosine", alpha, sigma, end=1.0 - 1e-3)
 
@@ -136,7 +156,7 @@ def ve_path(sigma_min: float = 0.01, sigma_max: float = 50.0) -> GaussianPath:
 
 
 def edm_path(sigma_min: float = 0.002, sigma_max: float = 80.0) -> GaussianPath:
-    """alpha = 1, sigma = (1 - t) / t: the noise level of Karras et al. with t = 1 / (1 + sigma), logit t = -ln sigma."""
+    """alpha = 1, sigma = (1 - t) / t: the noise level of Karras et al., t = 1 / (1 + sigma), logit t = -ln sigma."""
     return GaussianPath(
         "edm", jnp.ones_like, lambda t: (1.0 - t) / t, start=1.0 / (1.0 + sigma_max), end=1.0 / (1.0 + sigma_min)
     )
