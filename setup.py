@@ -50,7 +50,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["flowjax", "flowjax.*"]),
-    package_data={"flowjax": ["evaluation/*.html", "evaluation/*.css"]},
+    package_data={"flowjax": ["evaluation/*.html", "evaluation/*.css", "evaluation/*.js"]},
     python_requires=">=3.11",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from flowjax.evaluation import sections
 from flowjax.evaluation.run_files import REPORT, write_atomically
+from flowjax.evaluation.run_record import read_run
 
 SECTIONS = (
     (
@@ -52,7 +53,7 @@ def render(workdir: str | os.PathLike, status: str | None = None) -> str:
     workdir = pathlib.Path(workdir).resolve()
     if not workdir.is_dir():
         raise FileNotFoundError(f"There is no run directory '{workdir.name}'. Give the --workdir of a run.")
-    run = sections.read_run(workdir)
+    run = read_run(workdir)
     package = importlib.resources.files("flowjax.evaluation")
     template = lambda name: (package / name).read_text(encoding="utf-8")
     body = []

@@ -5,24 +5,21 @@ comes from a file is escaped.
 """
 
 import base64
-import dataclasses
 import html
 import json
 import math
 import pathlib
 import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flowjax.evaluation import run_files
 from flowjax.evaluation.charts import Line, chart, number_text, smooth
-from flowjax.evaluation.receipts import read_receipts
 from flowjax.evaluation.run_files import number
+from flowjax.evaluation.run_record import Run, floors, series, status
 
 PICTURES_PER_SAMPLER = 12
 TIME_AXIS = "t (0 is noise, 1 is data)"
-QUIET = 900.0  # seconds without a new line after which a run is called stopped
 FIRST = ("loss", "grad_norm", "learning_rate", "images_per_second")
 WORDS = dict(
     loss="Loss",
@@ -31,54 +28,6 @@ WORDS = dict(
     images_per_second="Images per second",
     mfu="Model FLOPs used (MFU)",
 )
-
-
-@dataclasses.dataclass
-class Run:
-    """What a run directory holds, read once; `problems` are the files that could not be read."""
-
-    workdir: pathlib.Path
-    config: dict
-    metrics: list[dict]
-    by_time: list[dict]
-    check: dict
-    receipts: list[dict]
-    problems: list[str]
-
-    @property
-    def total_steps(self) -> int | None:
-        """The length the config asks for."""
-        steps = self.config.get("steps")
-        return steps if isinstance(steps, int) else None
-
-    @property
-    def last_step(self) -> int | None:
-        """The last step on record."""
-        return self.metrics[-1]["step"] if self.metrics else None
-
-
-def read_run(workdir: pathlib.Path) -> Run:
-    """Reads every file of a run directory that is there."""
-    problems: list[str] = []
-
-    def read(reader, *arguments, default):
-        try:
-            return reader(*arguments) or default
-        except ValueError as error:
-            problems.append(str(error).replace(str(workdir) + "/", ""))
-            return default
-
-    return Run(
-        workdir,
-        config=read(run_files.read_json, workdir / run_files.CONFIG, default={}),
-        metrics=read(run_files.read_lines, workdir / run_files.METRICS, default=[]),
-        by_time=read(run_files.read_lines, workdir / run_files.BY_TIME, default=[]),
-        check=read(run_files.read_json, workdir / run_files.CHECK, default={}),
-        receipts=read(read_receipts, workdir / run_files.RECEIPTS, default=[])
-        if (workdir / run_files.RECEIPTS).is_dir()
-        else [],
-        problems=problems,
-    )
 
 
 def escape(value: Any) -> str:
@@ -99,34 +48,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def series(run: Run, name: str) -> tuple[list[float], list[float]]:
-    """(steps, values) of one metric."""
-    points = [(line["step"], number(line[name])) for line in run.metrics if name in line]
-    points = [(step, value) for step, value in points if value is not None]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def status(run: Run, given: str | None) -> tuple[str, str]:
-    """(good | busy | bad, words): as the trainer says, or as the files tell."""
-    losses = series(run, "loss")
-    # A loss that is still NaN on the last line has not come back; a single bad step in between has.
-    if losses[1] and not math.isfinite(losses[1][-1]):
-        steps = [step for step, value in zip(*losses) if not math.isfinite(value)]
-        later_finite = max([step for step, value in zip(*losses) if math.isfinite(value)], default=-1)
-        first = min(step for step in steps if step > later_finite)
-        return "bad", f"Stopped by a non-finite loss at step {first:,}"
-    if given is not None:
-        kind = "good" if given.startswith("finished") else "busy" if given.startswith("running") else "bad"
-        return kind, given[:1].upper() + given[1:]
-    if run.last_step is None:
-        return "busy", "No step recorded yet"
-    if run.total_steps is not None and run.last_step >= run.total_steps - 1:
-        return "good", "Finished"
-    age = time.time() - (run.workdir / run_files.METRICS).stat().st_mtime
-    of = f"{run.last_step:,}" + (f" of {run.total_steps:,}" if run.total_steps else "")
-    return ("busy", f"Running, at step {of}") if age < QUIET else ("bad", f"Stopped early, at step {of}")
 
 
 def header(run: Run, given_status: str | None) -> str:
@@ -166,16 +87,6 @@ def header(run: Run, given_status: str | None) -> str:
         )
         + problems
     )
-
-
-def floors(run: Run) -> dict[str, float]:
-    """metric -> its value for real against real, from a receipt's `floor` or from receipts with sampler 'real'."""
-    found: dict[str, float] = {}
-    for receipt in run.receipts:
-        value = receipt["value"] if receipt["sampler"] == "real" else receipt.get("floor")
-        if number(value) is not None:
-            found[receipt["metric"]] = number(value)
-    return found
 
 
 def results(run: Run) -> str:

@@ -12,7 +12,7 @@ from flowjax.evaluation.run_files import LineFile, plain, read_lines
 def make(**changes):
     given = dict(
         metric="sliced_w2", value=0.031, config=dict(seed=1, path=dict(name="linear")), config_path="config.json",
-        seed=1, images_seen=1000, seconds=2.5, sampler="heun", nfe=39, guidance_scale=None, ema="ema", evaluator="sliced_w2",
+        seed=1, images_seen=1000, seconds=2.5, sampler="heun", nfe=39, guidance_scale=None, ema="ema", evaluator="w2",
         samples=64, command="python -m flowjax.main --config=configs/digits.py",
     )  # fmt: skip
     given.update(changes)

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from flowjax.evaluation import charts, report, sections
+from flowjax.evaluation import charts, report, run_record, sections
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from fake_run import fake_run
@@ -142,7 +142,7 @@ def test_status(tmp_path, losses, given, expected):
     (tmp_path / "config.json").write_text('{"steps": 10}')
     lines = [json.dumps(dict(step=i + 1, seconds=1.0, loss=loss)) for i, loss in enumerate(losses)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    assert sections.status(sections.read_run(tmp_path), given) == expected
+    assert run_record.status(run_record.read_run(tmp_path), given) == expected
     Page(report.render(tmp_path, given))
 
 
@@ -168,7 +168,7 @@ def test_density_integrates_to_one_and_its_steps_stand_over_their_bins(tmp_path)
     # All examples in the middle bin: the line must rise at its left edge and fall at its right edge.
     line = dict(step=1, phase="", edges=[0.0, 0.25, 0.5, 1.0], loss=[1.0, 1.0, 1.0], count=[0, 8, 0])
     (tmp_path / "by_time.jsonl").write_text(json.dumps(line) + "\n")
-    page = sections.along_time(sections.read_run(tmp_path))
+    page = sections.along_time(run_record.read_run(tmp_path))
     path = re.search(r'class="step c1"[^>]* d="([^"]+)"', page)[1]
     points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", path)[1:]]
     place = lambda t: charts.LEFT + t * (charts.WIDTH - charts.LEFT - charts.RIGHT)
