@@ -108,7 +108,7 @@ def main() -> None:
         for name, times in json.loads(worker.stdout).items():
             results[name] |= times
     else:
-        print(f"Without PyTorch: {worker.stderr.strip().splitlines()[-1]}")
+        print(f"Without PyTorch: {(worker.stderr.strip() or 'the interpreter failed').splitlines()[-1]}")
     for name, times in results.items():
         first = next(iter(times.values()))
         print(f"{name:28}", "  ".join(f"{key} {value:.2f} ms ({value / first:.2f})" for key, value in times.items()))

@@ -189,7 +189,7 @@ def unet(
     dropout: float = 0.0,
     two_times: bool = False,
     time_scale: float = 1000.0,
-    convolution: str = "auto",
+    convolution: str = "xla",
 ) -> Network:
     """A U-Net.
 
@@ -207,7 +207,7 @@ def unet(
       dropout: share of units to drop in the residual blocks when the network is given keys.
       two_times: take a second time s.
       time_scale: highest frequency of the time embedding.
-      convolution: 'auto', 'xla' or 'matmul', see models/convolution.py.
+      convolution: 'xla' or 'matmul', see models/convolution.py.
     """
     choose("resampling", resampling, RESAMPLINGS)
     choose("convolution", convolution, CONVOLUTIONS)

@@ -1,6 +1,6 @@
 """What every network of the table owes the rooms above: shapes, zero start, gradients, conditions, dropout, jvp."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ TEXT = {"text_length": 3, "text_channels": 5}
 SPECS = {
     "mlp": (POINTS, {"name": "mlp", "width": 16, "depth": 2, "zero_output": True}),
     "unet": (IMAGES, UNET | TEXT),
-    "unet_conv": (IMAGES, UNET | {"resampling": "conv"}),
+    "unet_conv": (IMAGES, UNET | {"resampling": "conv", "convolution": "matmul"}),
     "dit": (IMAGES, DIT | TEXT),
     "dit_norm": (IMAGES, DIT | {"qk_norm": True, "patch": 4}),
 }
@@ -28,6 +28,17 @@ BATCH = 4
 def make(name, **options):
     data, spec = SPECS[name]
     return build("network", spec | options, NETWORKS, data=data)
+
+
+# The tests run each program a few times on small arrays: compiling quickly matters more than running quickly.
+compile_quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@cache
+def compiled(name, **options):
+    """A network and its compiled apply, shared by the tests."""
+    network = make(name, **options)
+    return network, compile_quickly(network.apply)
 
 
 def inputs(name, seed=1):
@@ -54,11 +65,10 @@ def perturbed(network, seed=2):
 
 @pytest.mark.parametrize("name", SPECS)
 def test_starts_as_the_zero_function_of_the_right_shape(name):
-    network = make(name)
+    network, apply = compiled(name)
     x, t, cond = inputs(name)
-    tree = jax.jit(network.init)(jax.random.key(0))
+    tree = compile_quickly(network.init)(jax.random.key(0, impl="rbg"))  # a generator that compiles quickly
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(tree))
-    apply = jax.jit(network.apply)
     output = apply(tree, x, t, cond)
     assert output.shape == x.shape and output.dtype == jnp.float32
     np.testing.assert_array_equal(output, 0)
@@ -73,17 +83,17 @@ def test_gradient_reaches_every_parameter_once_off_the_zero_start(name):
     def loss(tree):
         return jnp.sum(jnp.sin(network.apply(tree, x, t, cond, s=t + 0.3)))
 
-    gradient = jax.jit(jax.grad(loss))(perturbed(network))
+    gradient = compile_quickly(jax.grad(loss))(perturbed(network))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert float(jnp.abs(leaf).max()) > 1e-6, f"no gradient at {jax.tree_util.keystr(path)}"
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
 def test_every_input_matters_and_only_for_its_own_example(name):
-    network = make(name, two_times=True)
+    network, run = compiled(name, two_times=True)
     x, t, cond = inputs(name)
     tree = perturbed(network)
-    apply = jax.jit(lambda x, t, s, cond: network.apply(tree, x, t, cond, s=s))
+    apply = lambda x, t, s, cond: run(tree, x, t, cond, s=s)
     base = apply(x, t, t, cond)
     changed = {
         "x": apply(x.at[1].add(1.0), t, t, cond),
@@ -98,18 +108,18 @@ def test_every_input_matters_and_only_for_its_own_example(name):
         assert float(jnp.abs(output - base)[1].max()) > 1e-4, what
         np.testing.assert_allclose(np.delete(output, 1, 0), np.delete(base, 1, 0), atol=1e-5, err_msg=what)
     # s = t is the case without s.
-    np.testing.assert_allclose(jax.jit(network.apply)(tree, x, t, cond), base, atol=1e-5)
+    np.testing.assert_allclose(run(tree, x, t, cond), base, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
 def test_dropped_conditions_are_null(name):
-    network = make(name)
+    network, run = compiled(name)
     x, t, cond = inputs(name)
     tree = perturbed(network)
     dropped = jnp.array([True, False, True, False])
     null = network.drop(cond, dropped)
     np.testing.assert_array_equal(null["label"], [3, 1, 3, 0])
-    apply = jax.jit(lambda cond: network.apply(tree, x, t, cond))
+    apply = lambda cond: run(tree, x, t, cond)
     base, unconditional = apply(cond), apply(null)
     kept, gone = np.array([1, 3]), np.array([0, 2])
     np.testing.assert_allclose(unconditional[kept], base[kept], atol=1e-5)
@@ -125,17 +135,17 @@ def test_dropped_conditions_are_null(name):
 
 @pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
 def test_dropout_depends_on_the_example_key_alone(name):
-    network, plain = make(name, dropout=0.3), make(name)
+    (network, run), (_, plain) = compiled(name, dropout=0.3), compiled(name)
     x, t, cond = inputs(name)
     tree = perturbed(network)
     keys = jax.random.split(jax.random.key(5), BATCH)
-    apply = jax.jit(lambda x, t, cond, keys: network.apply(tree, x, t, cond, keys=keys))
+    apply = lambda x, t, cond, keys: run(tree, x, t, cond, keys=keys)
     whole = apply(x, t, cond, keys)
     half = lambda tree_of_arrays, rows: jax.tree.map(lambda a: a[rows], tree_of_arrays)
     parts = [apply(*half((x, t, cond, keys), rows)) for rows in (slice(0, 2), slice(2, 4))]
     np.testing.assert_allclose(whole, jnp.concatenate(parts), atol=1e-5)
-    without = jax.jit(network.apply)(tree, x, t, cond)
-    np.testing.assert_allclose(without, jax.jit(plain.apply)(tree, x, t, cond), atol=1e-6)
+    without = plain(tree, x, t, cond)
+    np.testing.assert_allclose(run(tree, x, t, cond), without, atol=1e-6)
     assert (jnp.abs(whole - without).reshape(BATCH, -1).max(axis=1) > 1e-3).all()
     others = apply(x, t, cond, jax.random.split(jax.random.key(6), BATCH))
     assert (jnp.abs(whole - others).reshape(BATCH, -1).max(axis=1) > 1e-3).all()
@@ -151,13 +161,13 @@ def test_jvp_is_the_derivative_and_bfloat16_is_close(name):
     direction = (jax.random.normal(jax.random.key(3), x.shape), jnp.ones_like(t), -0.5 * jnp.ones_like(t))
     point = (x, t, t + 0.3)
     run = lambda network: lambda x, t, s: network.apply(tree, x, t, cond, s=s)
-    value, derivative = jax.jit(lambda *point: jax.jvp(run(network), point, direction))(*point)
-    moved = jax.jit(lambda h: run(network)(*(a + h * d for a, d in zip(point, direction))))
+    value, derivative = compile_quickly(lambda *point: jax.jvp(run(network), point, direction))(*point)
+    moved = compile_quickly(lambda h: run(network)(*(a + h * d for a, d in zip(point, direction))))
     first, second = moved(step) - moved(-step), moved(2 * step) - moved(-2 * step)
     expected = (8 * first - second) / (12 * step)  # fourth order
     scale = float(jnp.abs(expected).max())
     np.testing.assert_allclose(derivative, expected, atol=3e-3 * scale)
-    coarse_value, coarse = jax.jit(lambda *point: jax.jvp(run(half), point, direction))(*point)
+    coarse_value, coarse = compile_quickly(lambda *point: jax.jvp(run(half), point, direction))(*point)
     error = lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
     assert error(coarse_value, value) < 0.05 and 0 < error(coarse, derivative) < 0.1
 
