@@ -24,6 +24,7 @@ import numpy as np
 
 from flowjax import choices
 from flowjax.paths.path import GaussianPath
+from flowjax.paths.times import TIMES, truncated
 
 
 def time_at_noise_level(path: GaussianPath, level: Any) -> Any:
@@ -138,14 +139,13 @@ def stored(path: GaussianPath, times: tuple) -> np.ndarray:
 def quantile(path: GaussianPath, steps: int, time: Mapping = {"name": "uniform"}) -> np.ndarray:
     """Quantiles of a distribution of training times (a spec of paths.times): steps where training looked most.
 
-    The distribution's quantiles at 0 and 1 are the ends of the path.
+    The part of the distribution inside the path counts; its quantiles at 0 and 1 are the ends of the path.
     """
-    from flowjax.paths.times import TIMES
-
-    distribution = choices.build("time distribution", time, TIMES, path=path)
-    u = _fractions(steps)
-    inner = np.asarray(distribution.quantile(jnp.asarray(u[1:-1])), np.float64)
-    return np.concatenate([[path.start], path.start + (path.end - path.start) * inner, [path.end]])
+    distribution = choices.build("time distribution", time, TIMES)
+    if (path.start, path.end) != (0.0, 1.0):
+        distribution = truncated(distribution, path.start, path.end)
+    inner = _host(lambda: distribution.quantile(jnp.asarray(_fractions(steps)[1:-1])))
+    return np.concatenate([[path.start], inner, [path.end]])
 
 
 GRIDS: dict[str, Callable[..., np.ndarray]] = {

@@ -1,0 +1,163 @@
+"""Specs to samplers: every stepper on every path reaches the data, keys, conditions, descriptions and refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowjax.paths.noises import gaussian
+from flowjax.paths.oracles import GaussianMixture
+from flowjax.paths.path import PATHS, make_path
+from flowjax.samplers.build import SAMPLERS, STEPPERS, make_parts, make_sampler
+from flowjax.samplers.grids import make_grid
+
+MIXTURE = GaussianMixture(
+    jnp.asarray([0.3, 0.5, 0.2]), jnp.asarray([[-1.5], [0.4], [2.0]]), jnp.asarray([0.3, 0.5, 0.2])
+)
+MEAN, STD = 0.15, 1.2709  # of the mixture
+
+
+def sampler(spec, path_name="linear", prediction="velocity"):
+    path = make_path(path_name)
+
+    def predict(tree, x, t, conditions):
+        value = MIXTURE.prediction(path, prediction, x, t)
+        return value + tree * conditions["shift"][:, None] if "shift" in conditions else value
+
+    return make_sampler(
+        spec, predict=predict, null=lambda c: jax.tree.map(jnp.zeros_like, c), prediction=prediction, path=path,
+        noise=gaussian(), shape=(1,),
+    )  # fmt: skip
+
+
+KEYS = jax.random.split(jax.random.key(0), 2048)
+# All paths for the cheap representatives of each kind of formula, two very different paths for all samplers.
+CASES = [
+    (name, path)
+    for name in SAMPLERS
+    for path in PATHS
+    if path in ("linear", "ve") or name in ("heun", "unipc", "ancestral")
+]
+
+
+@pytest.mark.parametrize("name, path_name", CASES)
+def test_every_stepper_reaches_the_data(name, path_name):
+    spec = {"name": name} if name not in STEPPERS else {"name": name, "steps": 60, "grid": {"name": "log_snr"}}
+    x = np.asarray(sampler(spec, path_name).draw({"ema": 0.0}, {}, KEYS))[:, 0]
+    assert x.mean() == pytest.approx(MEAN, abs=0.12)
+    assert x.std() == pytest.approx(STD, rel=0.08)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "data"])
+def test_predictions_that_are_singular_at_an_end(prediction):
+    built = sampler({"name": "heun", "steps": 60}, prediction=prediction)
+    x = np.asarray(built.draw({"ema": 0.0}, {}, KEYS))[:, 0]
+    assert x.std() == pytest.approx(STD, rel=0.08)
+    assert built.description["start"] == (0.005 if prediction == "noise" else 0.0)
+
+
+@pytest.mark.parametrize("name", ["sde", "predictor_corrector", "edm_stochastic", "dopri5"])
+def test_sample_depends_on_its_own_key(name):
+    spec = {"name": name} if name not in STEPPERS else {"name": name, "steps": 8}
+    spec |= {"churn": 3.0} if name == "edm_stochastic" else {}
+    built = sampler(spec)
+    shift = jnp.linspace(-1, 1, 8)
+    together = built.draw({"ema": 1.0}, {"shift": shift}, KEYS[:8])
+    half = built.draw({"ema": 1.0}, {"shift": shift[3:6]}, KEYS[3:6])
+    np.testing.assert_allclose(together[3:6], half, rtol=2e-5, atol=1e-5)
+
+
+def test_cfg_shares_one_network_call():
+    calls, path = [], make_path("linear")
+
+    def predict(tree, x, t, conditions):
+        calls.append(x.shape[0])
+        return jnp.broadcast_to(conditions["shift"][:, None], x.shape)
+
+    spec = {"name": "euler", "steps": 4, "guidance": {"name": "cfg", "scale": 3.0}}
+    built = make_sampler(
+        spec, predict=predict, null=lambda c: {"shift": jnp.ones_like(c["shift"])}, prediction="velocity", path=path,
+        noise=gaussian(), shape=(2,),
+    )  # fmt: skip
+    zero = built.draw({"ema": 0.0}, {"shift": jnp.asarray([1.0, 1.0])}, KEYS[:2])
+    moved = built.draw({"ema": 0.0}, {"shift": jnp.asarray([2.0, 1.0])}, KEYS[:2])
+    assert set(calls) == {4}
+    # u + 3 (c - u) = 1 + 3 (2 - 1) = 4 rather than 1, over unit time
+    np.testing.assert_allclose(moved - zero, [[3.0, 3.0], [0.0, 0.0]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "spec, prediction, path_name, nfe",
+    [
+        ({"name": "heun", "steps": 20}, "velocity", "linear", 40),
+        ({"name": "heun", "steps": 20}, "data", "linear", 39),
+        ({"name": "unipc", "steps": 20}, "velocity", "linear", 20),
+        ({"name": "rk4", "steps": 5, "guidance": {"name": "cfg", "scale": 2.0}}, "velocity", "linear", 40),
+        ({"name": "euler", "steps": 10, "guidance": {"name": "cfg", "scale": 2.0, "low": 0.25, "high": 0.65}},
+         "velocity", "linear", 14),
+        ({"name": "edm_stochastic", "steps": 18, "grid": {"name": "karras"}}, "data", "linear", 35),
+        ({"name": "edm_stochastic", "steps": 17, "grid": {"name": "karras"}}, "data", "edm", 35),
+        ({"name": "predictor_corrector", "steps": 10, "corrections": 2, "last_step": "tweedie"}, "score", "vp", 30),
+    ],
+)  # fmt: skip
+def test_nfe(spec, prediction, path_name, nfe):
+    assert make_parts(spec, prediction, make_path(path_name)).nfe == nfe
+
+
+def test_edm_path_reproduces_the_linear_path():
+    """18 Karras levels and clean data are one algorithm on both paths, and the oracle is one distribution."""
+    draws = []
+    for path, steps in (("linear", 18), ("edm", 17)):
+        spec = {"name": "edm_stochastic", "steps": steps, "grid": {"name": "karras"}}
+        draws.append(sampler(spec, path, "data").draw({"ema": 0.0}, {}, KEYS[:64]))
+    np.testing.assert_allclose(draws[0], draws[1], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ({"name": "huen", "steps": 4}, "Did you mean 'heun'"),
+        ({"name": "heun", "step": 4}, "Did you mean 'steps'"),
+        ({"name": "heun"}, "needs `steps`"),
+        ({"name": "ddim", "steps": 4, "et": 1.0}, "Did you mean 'eta'"),
+        ({"name": "dopri5", "steps": 4}, "chooses its own steps"),
+        ({"name": "heun", "steps": 4, "grid": {"name": "stored", "times": (0.0, 0.5, 1.0)}}, "stored grid 2 steps"),
+        ({"name": "heun", "grid": {"name": "stored", "times": (0.0, 0.7, 0.5)}}, "strictly increasing"),
+        ({"name": "heun", "steps": 4, "grid": {"name": "uniform", "end": 1.5}}, "outside the path"),
+        ({"name": "dopri5", "guidance": {"name": "apg", "scale": 2.0}}, "fixed-step"),
+    ],
+)
+def test_refusals(spec, message):
+    with pytest.raises(ValueError, match=message):
+        make_parts(spec, "velocity", make_path("linear"))
+
+
+@pytest.mark.parametrize("path_name", PATHS)
+@pytest.mark.parametrize("name", ["uniform", "shifted", "karras", "log_snr", "quantile"])
+def test_grids_run_from_start_to_end(path_name, name):
+    path = make_path(path_name)
+    grid = make_grid({"name": name}, path, steps=12)
+    assert len(grid) == 13
+    assert grid[-1] == path.end
+    assert name == "karras" or grid[0] == path.start
+
+
+def test_karras_levels():
+    grid = make_grid({"name": "karras"}, make_path("linear"), steps=18)
+    i = np.arange(18)
+    sigma = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(grid[:-1], 1 / (1 + sigma), rtol=1e-6)
+    assert grid[-1] == 1.0
+
+
+def test_grid_formulas():
+    linear = make_path("linear")
+    shifted = make_grid({"name": "shifted", "shift": 3.0}, linear, steps=10)
+    sigma = np.linspace(1, 0, 11)
+    np.testing.assert_allclose(shifted, 1 - 3 * sigma / (1 + 2 * sigma), atol=1e-12)
+    levels = make_grid({"name": "log_snr"}, linear, steps=10)[1:-1]
+    np.testing.assert_allclose(np.diff(np.log(levels / (1 - levels))), 2 * np.log(999) / 10, rtol=1e-5)
+    last = make_grid({"name": "uniform", "last": 0.04}, linear, steps=5)
+    np.testing.assert_allclose(last, [0, 0.24, 0.48, 0.72, 0.96, 1.0], atol=1e-12)
+    cosine = make_grid({"name": "quantile", "time": {"name": "logit_normal"}}, linear, steps=4)
+    np.testing.assert_allclose(cosine[1:4], 1 / (1 + np.exp([0.6744898, 0, -0.6744898])), rtol=1e-5)
