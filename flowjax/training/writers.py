@@ -69,7 +69,7 @@ class Clu:
             from clu import metric_writers
         except ImportError as error:
             raise ImportError(
-                "The writer 'clu' needs clu and TensorFlow: run `pip install 'flowjax-research[clu]'`, or "
+                "The writer 'clu' needs clu and TensorFlow: run `pip install 'flowjax-research[tensorflow]'`, or "
                 "use the writer 'tensorboard', which needs neither."
             ) from error
         self._writer = metric_writers.SummaryWriter(os.path.join(workdir, "events_clu"))

@@ -77,10 +77,10 @@ def test_tensorboard_events_hold_scalars_images_and_the_purge(tmp_path):
     assert any(event.session_log.status == 1 and event.step == 5 for event in events)  # 1: START, purge from here
 
 
-@pytest.mark.parametrize("name, hidden", [("wandb", "wandb"), ("clu", "tensorflow")])
-def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, name, hidden):
-    monkeypatch.setitem(sys.modules, hidden, None)
-    with pytest.raises(ImportError, match=rf"flowjax-research\[{name}\]"):
+@pytest.mark.parametrize("name, extra", [("wandb", "wandb"), ("clu", "tensorflow")])
+def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, name, extra):
+    monkeypatch.setitem(sys.modules, extra, None)
+    with pytest.raises(ImportError, match=rf"flowjax-research\[{extra}\]"):
         Writers(tmp_path, backends={name: True}, terminal=False)
 
 
