@@ -115,8 +115,10 @@ def sinkhorn_potentials(
     # An infinite cost forbids a pair; the largest allowed one sets the scale.
     largest = jnp.max(jnp.where(jnp.isfinite(cost), cost, 0.0))
     start = (jnp.zeros(n, cost.dtype), jnp.zeros(m, cost.dtype), jnp.maximum(largest, epsilon))
-    f, g, _, error, rounds = jax.lax.while_loop(unfinished, body, (*start, jnp.asarray(jnp.inf, cost.dtype), 0))
-    return Potentials(f, g, error, jnp.asarray(rounds))
+    f, _, _, _, rounds = jax.lax.while_loop(unfinished, body, (*start, jnp.asarray(jnp.inf, cost.dtype), 0))
+    # Columns and error at the target epsilon, also when the rounds ran out on the way to it.
+    g = softmin(f[:, None] - cost, epsilon, 0)
+    return Potentials(f, g, row_error(f, g, epsilon), jnp.asarray(rounds))
 
 
 def sinkhorn_plan(
