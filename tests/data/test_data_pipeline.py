@@ -7,6 +7,7 @@ import pytest
 from flowjax.contract import DataSpec
 from flowjax.data import ArraySource, RecordSource, Source, evaluation_batches, make_iterator
 from flowjax.data.points import mixture
+from flowjax.paths.couplings import COUPLINGS
 
 
 def numbered(count, **options):
@@ -210,3 +211,18 @@ def test_a_bad_coupling_is_noticed_before_training():
 def test_the_pipeline_is_a_grain_dataset():
     assert isinstance(numbered(23).dataset(0, 4, 0, 4), grain.MapDataset)
     assert isinstance(numbered_records(23).dataset(0, 4, 0, 4), grain.MapDataset)
+
+
+@pytest.mark.parametrize("name", ["independent", "optimal_transport", "sinkhorn"])
+def test_the_couplings_of_the_library_resume_exactly_and_keep_the_data(name):
+    coupling = COUPLINGS[name]()
+    plain = make_iterator(numbered(23), 6)
+    iterator = make_iterator(numbered(23), 6, coupling=coupling)
+    batches = [next(iterator) for _ in range(4)]
+    assert_same(next(make_iterator(numbered(23), 6, coupling=coupling, start_step=3)), batches[3])
+    for batch in batches:
+        np.testing.assert_array_equal(batch["data"], next(plain)["data"])
+        assert ("noise" in batch) == (name != "independent")
+    if name == "optimal_transport":  # on a line the optimal pairing keeps the order
+        order = np.argsort(batches[0]["data"][:, 0])
+        assert (np.diff(batches[0]["noise"][order, 0]) > 0).all()
