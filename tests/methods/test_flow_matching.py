@@ -1,5 +1,7 @@
 """The method against mathematics: closed forms at zero, invariance to batch splits, label dropout, and learning."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,13 +40,14 @@ def make_method(config):
     return METHODS["flow_matching"](config, DATA, **options)
 
 
+@functools.cache
 def make_batch(count: int = BATCH):
     data, component = MIXTURE.sample_components(jax.random.key(0), count)
     return dict(data=data, label=MIXTURE.classes[component], row=jnp.arange(count), mask=jnp.ones(count))
 
 
 def start(method):
-    student = method.roles["student"].init(jax.random.key(1))
+    student = jax.jit(method.roles["student"].init)(jax.random.key(1))
     return {"student": student, "ema": student}
 
 
@@ -145,7 +148,7 @@ def test_training_approaches_the_closed_form_floor():
     method = make_method(config)
     loss, tx = method.phases["flow"].loss, method.roles["student"].tx
     gaussian = oracles.gaussian(0.3, std, 2)
-    student = method.roles["student"].init(jax.random.key(0))
+    student = jax.jit(method.roles["student"].init)(jax.random.key(0))
 
     def mean_loss(student, key):
         data = gaussian.sample(jax.random.fold_in(key, 1), BATCH)
