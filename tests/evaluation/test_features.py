@@ -21,7 +21,7 @@ def classifier(tmp_path_factory):
 @pytest.fixture
 def short(monkeypatch, tmp_path):
     monkeypatch.setenv("FLOWJAX_CACHE", str(tmp_path))
-    monkeypatch.setitem(features.RECIPE, "steps", 3)
+    monkeypatch.setitem(features.RECIPE, "steps", 2)
     return tmp_path
 
 
@@ -65,7 +65,7 @@ def test_a_poor_classifier_is_refused(short):
 
 def test_another_recipe_has_another_file(monkeypatch):
     name = features._recipe_hash()
-    monkeypatch.setitem(features.RECIPE, "steps", 3)
+    monkeypatch.setitem(features.RECIPE, "steps", 2)
     assert features._recipe_hash() != name
 
 
