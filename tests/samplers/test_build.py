@@ -121,7 +121,7 @@ def test_edm_path_reproduces_the_linear_path():
         ({"name": "heun"}, "needs `steps`"),
         ({"name": "ddim", "steps": 4, "et": 1.0}, "Did you mean 'eta'"),
         ({"name": "dopri5", "steps": 4}, "chooses its own steps"),
-        ({"name": "heun", "steps": 4, "grid": {"name": "stored", "times": (0.0, 0.5, 1.0)}}, "stored grid 2 steps"),
+        ({"name": "heun", "steps": 4, "grid": {"name": "stored", "times": (0.0, 0.5, 1.0)}}, "stored grid has 2 steps"),
         ({"name": "heun", "grid": {"name": "stored", "times": (0.0, 0.7, 0.5)}}, "strictly increasing"),
         ({"name": "heun", "steps": 4, "grid": {"name": "uniform", "end": 1.5}}, "outside the path"),
         ({"name": "dopri5", "guidance": {"name": "apg", "scale": 2.0}}, "fixed-step"),

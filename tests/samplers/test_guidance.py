@@ -87,7 +87,7 @@ def test_apg(form):
 
 
 def test_apg_momentum_runs_through_the_loop():
-    """Euler on a data prediction with constant branches: memory after n evaluations is Delta (1 + b + ... + b^(n-1))."""
+    """Constant branches: the memory after n evaluations is Delta (1 + b + ... + b^(n-1))."""
     rule, steps = apg(2.0, eta=1.0, momentum=0.5), 4
     field = field_of(rule)
     assert isinstance(field, MemoryField)

@@ -68,7 +68,6 @@ def test_flow_grpo_without_noise_is_euler():
     for t in grid[:-1]:  # v = m + (t s^2 - (1-t)) / (t^2 s^2 + (1-t)^2) (x - t m)
         slope *= 1 + 0.1 * (0.3 * t - (1 - t)) / (0.3 * t**2 + (1 - t) ** 2)
     assert variance == pytest.approx(slope**2, rel=1e-5)
-    assert variance == pytest.approx(0.226, abs=1e-3)
 
 
 def test_flow_grpo_transition_is_the_published_step():
@@ -206,7 +205,7 @@ def test_misspelt_choices_are_suggested(build):
 
 
 def edm_std(steps, **options):
-    """The std of EDM samples of N(0, .5^2): deterministic Heun is affine, so two particles suffice; churn needs many."""
+    """The std of EDM samples of N(0, .5^2): deterministic Heun is affine, so one suffices; churn needs many."""
     path, oracle = make_path("linear"), gaussian(0.0, 0.5)
     count = 20000 if options else 2
     grid = make_grid({"name": "karras"}, path, steps=steps)
