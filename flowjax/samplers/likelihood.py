@@ -6,8 +6,8 @@ Along a trajectory of dx/dt = v the log-density falls by the divergence of v, so
     log p_1(x_1) = log p_0(x_0) - int_0^1 div v(x_t, t) dt,          p_0 = N(0, sigma(start)^2 I).       (1)
 
 p_0 is exact where alpha(start) = 0 (linear, trigonometric, vp_cosine). Elsewhere it neglects alpha(start) x1: an error
-of alpha E[x1] x0 / sigma nats to first order, where alpha is 0.0066 on the vp path; centred data has none. Where the path ends at some noise
-the likelihood is that of data with that noise added.
+of alpha E[x1] x0 / sigma nats to first order, where alpha is 0.0066 on the vp path; centred data has none.
+Where the path ends at some noise the likelihood is that of data with that noise added.
 
 The divergence is exact (one jvp for each dimension) or Hutchinson's estimate e^T J e with Rademacher probes e, drawn
 once for a whole solve, so that the solver integrates a smooth function and the result is unbiased.
