@@ -18,9 +18,9 @@ TEXT = {"text_length": 3, "text_channels": 5}
 SPECS = {
     "mlp": (POINTS, {"name": "mlp", "width": 16, "depth": 2, "zero_output": True}),
     "unet": (IMAGES, UNET | TEXT),
-    "unet_conv": (IMAGES, UNET | {"resampling": "conv", "convolution": "matmul"}),
+    "unet_conv": (IMAGES, UNET | {"resampling": "conv"}),
     "dit": (IMAGES, DIT | TEXT),
-    "dit_norm": (IMAGES, DIT | {"qk_norm": True, "patch": 4}),
+    "dit_norm": (IMAGES, DIT | {"qk_norm": True, "patch": 4, "depth": 1}),
 }
 BATCH = 4
 
@@ -197,7 +197,10 @@ def test_misuse_is_refused_with_the_fix():
 
 
 def test_a_larger_u_net_and_odd_images_have_the_right_shapes():
-    for shape, options in [((64, 64, 3), {"multipliers": (1, 2, 2, 4)}), ((28, 20, 1), {"multipliers": (1, 2, 2)})]:
+    for shape, options in [
+        ((64, 64, 3), {"multipliers": (1, 2, 2, 4)}),
+        ((28, 20, 1), {"multipliers": (1, 2, 2), "convolution": "matmul"}),
+    ]:
         network = NETWORKS["unet"](DataSpec(shape), channels=16, attention=(16, 7), **options)
         tree = jax.eval_shape(network.init, jax.random.key(0))
         x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
