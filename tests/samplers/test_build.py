@@ -134,7 +134,10 @@ def test_grids_run_from_start_to_end(path_name, name):
     path = make_path(path_name)
     grid = make_grid({"name": name}, path, steps=12)
     assert len(grid) == 13
-    assert grid[-1] == path.end
+    if name == "karras" and path_name == "sub_vp":  # reaches below sigma_min: the grid stops there
+        assert float(path.noise_to_signal(jnp.float32(grid[-1]))) == pytest.approx(0.002, rel=1e-3)
+    else:
+        assert grid[-1] == path.end
     assert name == "karras" or grid[0] == path.start
 
 
