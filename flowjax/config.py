@@ -263,7 +263,7 @@ def flatten(config: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields (dotted path, value) for every leaf of a nested config."""
     for key in sorted(config):
         value = config[key]
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

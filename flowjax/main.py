@@ -58,7 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
     options, overrides = parse(arguments)
     if options.platform:
         os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(options.platform, options.platform)
+    import absl.logging
+
     from flowjax.config import ConfigError, load
+
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells about each of its own steps otherwise
 
     try:
         config = load(options.config, overrides)

@@ -1,6 +1,6 @@
 """Checkpoints: asynchronous, sharded on disk, restorable onto any mesh, never half-written. Hides Orbax from the rest.
 
-A checkpoint holds the whole `State` (every role and optimizer), the position of the data, and the resolved config.
+A checkpoint holds the whole `State` (every role and optimizer), the host's position (data, sums between log lines) and the resolved config.
 Orbax writes into a temporary directory and renames it when everything is on disk, so a kill leaves no half checkpoint
 behind that a later run could pick up.
 """
@@ -79,7 +79,7 @@ class Checkpoints:
         self,
         step: int,
         state: State,
-        data: Mapping[str, Any],
+        position: Mapping[str, Any],
         config: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
@@ -88,17 +88,17 @@ class Checkpoints:
             return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_copy(_as_tree(state))),
-            data=ocp.args.JsonSave(dict(data)),
+            position=ocp.args.JsonSave(dict(position)),
             config=ocp.args.JsonSave(dict(config)),
         )
         self._manager.save(step, args=args, metrics=dict(metrics or {}))
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
-        """Reads a checkpoint onto the shardings of `abstract`; returns the state and the data position."""
+        """Reads a checkpoint onto the shardings of `abstract`; returns the state and the host's position."""
         self._check_keys(step, _as_tree(abstract))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_tree(abstract)), data=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_tree(abstract)), position=ocp.args.JsonRestore())
         restored = self._read(step, args)
-        return State(**restored["state"]), dict(restored["data"])
+        return State(**restored["state"]), dict(restored["position"])
 
     def read_role(self, role: str, step: int | None = None) -> PyTree:
         """One role's parameters from the latest (or a given) checkpoint, as arrays on the host's default device."""

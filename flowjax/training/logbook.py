@@ -28,6 +28,17 @@ class MetricSums:
     def __init__(self):
         self._updates, self._sums, self._histograms = 0, collections.defaultdict(float), {}
 
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint between two log lines keeps, so that the next line of a resumed run is the same."""
+        histograms = {name: value.tolist() for name, value in self._histograms.items()}
+        return dict(updates=self._updates, sums=dict(self._sums), histograms=histograms)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `get_state` gave."""
+        self._updates = state["updates"]
+        self._sums = collections.defaultdict(float, state["sums"])
+        self._histograms = {name: np.asarray(value, np.float32) for name, value in state["histograms"].items()}
+
     def add(self, metrics: Mapping[str, np.ndarray], count: int) -> None:
         """Takes the stacked metrics of `count` updates."""
         self._updates += count
@@ -56,7 +67,7 @@ class Logbook:
         self.run, self.config = run, run.config
         self._drawer, self._evaluators = Drawer(run), make_evaluators(run)
         self._writers = Writers(run.workdir, total_steps=run.config.steps, backends=run.config.writers.to_dict())
-        self._sums = MetricSums()
+        self.sums = MetricSums()
         self.values: dict[str, float] = {}  # the latest evaluation
 
     def open(self, step: int) -> None:
@@ -77,14 +88,10 @@ class Logbook:
             start = ["config, where it differs from the defaults:", *(f"  {line}" for line in lines)]
             print(f"resuming from step {step}" if step else "\n".join(start), flush=True)
 
-    def add(self, metrics: Mapping[str, np.ndarray], count: int) -> None:
-        """Takes the stacked metrics of `count` updates."""
-        self._sums.add(metrics, count)
-
     def write_log(self, step: int) -> None:
         """One line of metrics, averaged since the last one; speed includes everything done in between."""
         now = time.perf_counter()
-        means, by_time = self._sums.flush()
+        means, by_time = self.sums.flush()
         speed = (step - self._last_step) * self.config.batch_size / max(now - self._last_time, 1e-9)
         self._last_time, self._last_step = now, step
         rates = {name: role.learning_rate for name, role in self.run.method.roles.items() if role.learning_rate}

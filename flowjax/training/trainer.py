@@ -66,7 +66,8 @@ class Trainer:
         state, position = run.start_or_resume(checkpoints)
         step = int(run.executor.logical(state).step)
         if position is not None:
-            self.iterator.set_state(position)
+            self.iterator.set_state(position["data"])
+            self.logbook.sums.set_state(position["log"])
         self.logbook.open(step)
         previous = self._catch_signals()
         try:
@@ -109,7 +110,8 @@ class Trainer:
             self._save(step, state, checkpoints)
 
     def _save(self, step: int, state: State, checkpoints: Checkpoints) -> None:
-        logical, position = self.run.executor.logical(state), self.feed.position()
+        logical = self.run.executor.logical(state)
+        position = dict(data=self.feed.position(), log=self.logbook.sums.get_state())
         checkpoints.save(step, logical, position, self.config.to_dict(), self.logbook.values)
 
     def _look(self, state: State) -> None:
@@ -118,7 +120,7 @@ class Trainer:
         metrics = {name: np.asarray(value) for name, value in metrics.items()}
         healthy = metrics.get("healthy", np.ones(count, bool))[:count]
         if healthy.all():
-            self.logbook.add(metrics, count)
+            self.logbook.sums.add(metrics, count)
             return
         index = int(np.argmin(healthy))
         recent = [(first + i, {name: value[i] for name, value in batches.items()}) for i in range(index + 1)][-4:]
