@@ -38,7 +38,10 @@ CASES = [(name, path) for name in SAMPLERS for path in PATHS if path in ("linear
 
 @pytest.mark.parametrize("name, path_name", CASES)
 def test_every_stepper_reaches_the_data(name, path_name):
-    spec = {"name": name} if name not in STEPPERS else {"name": name, "steps": 60, "grid": {"name": "log_snr"}}
+    # Euler's error on the steep velocity of noise-exploding paths is of first order with a large constant.
+    steep = path_name in ("ve", "edm") and name in ("euler", "sde", "flow_grpo", "dance_grpo")
+    steps = 1500 if steep else 60
+    spec = {"name": name} if name not in STEPPERS else {"name": name, "steps": steps, "grid": {"name": "log_snr"}}
     x = np.asarray(sampler(spec, path_name).draw({"ema": 0.0}, {}, KEYS))[:, 0]
     assert x.mean() == pytest.approx(MEAN, abs=0.12)
     assert x.std() == pytest.approx(STD, rel=0.08)
