@@ -2,10 +2,16 @@
 
     python -m flowjax.main --config=configs/points.py
     python -m flowjax.main --config=configs/points.py:data=moons,preset=edm
+    python -m flowjax.sweep --config=configs/points.py --out=runs/points
+
+The sweep is every preset, and the first one with its noise and data paired by optimal transport, with three seeds each.
 """
 
+from flowjax import sweep as hyper
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule
-from flowjax.methods.presets import apply_preset
+from flowjax.methods.presets import PRESETS, apply_preset
+
+SEEDS = range(3)
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -25,6 +31,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.sample.count = 2_000
     config.evaluation = dict(count=5_000, batch_size=5_000)
     config.evaluators = dict(sliced_w2=dict(name="sliced_w2"))
+    if options.data == "mixture":
+        config.evaluators.mode_weights = dict(name="mode_weights")
     apply_preset(config, options.preset)
     if options.tiny:
         config.steps = 60
@@ -34,3 +42,10 @@ def get_config(argument: str = "") -> ConfigDict:
         config.sample.count = 200
         config.evaluation = dict(count=500, batch_size=500)
     return config
+
+
+def sweep() -> list[hyper.Point]:
+    """One method, every preset; and two couplings of the first."""
+    presets = hyper.sweep(":preset", PRESETS)
+    transport = hyper.product(hyper.fix(":preset", "rectified_flow"), hyper.fix("coupling.name", "optimal_transport"))
+    return hyper.product(hyper.chain(presets, transport), hyper.sweep("seed", SEEDS))
