@@ -34,8 +34,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", help="sample: also write the samples as arrays to this .npz file")
     parser.add_argument("--platform", help="cpu, gpu or tpu; the default is the best there is")
     parser.add_argument(
-        "--distributed", action="store_true", help="start jax.distributed (Slurm, Kubernetes, TPU pods)"
+        "--distributed", action="store_true", help="several hosts: start jax.distributed (Slurm, Kubernetes, TPU pods)"
     )
+    parser.add_argument("--coordinator", help="several hosts without a launcher: HOST:PORT of process 0")
+    parser.add_argument("--processes", type=int, help="with --coordinator: how many processes")
+    parser.add_argument("--process", type=int, help="with --coordinator: which one this is, from 0")
     known, rest = parser.parse_known_args(arguments)
     overrides, i = [], 0
     while i < len(rest):
@@ -68,10 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = load(options.config, overrides)
     except ConfigError as error:
         return _refuse(error, 2)
-    if options.distributed:
+    if options.distributed or options.coordinator:
         import jax
 
-        jax.distributed.initialize()
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
     from flowjax import modes
     from flowjax.training.checkpoints import CheckpointError
     from flowjax.training.guard import NotFinite

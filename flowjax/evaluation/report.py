@@ -4,9 +4,8 @@
 
 The page loads nothing: styles, script, charts and pictures are inside it, and its content security policy forbids the
 rest. It reads well on a phone, in the dark, on paper and without JavaScript. See run_files.py for the files it reads;
-`check.json` is written by the pre-flight check as
-
-    {"checks": [{"name", "passed", "detail", "fix"}, ...], "grids": {sampler: [t, ...]}}
+`status.json` is the trainer's word on how it ended, `samplers.json` holds every sampler's description and `grid_times`, and
+`check.json` is what the pre-flight check found: [{"name", "passed", "detail", "fix"}, ...].
 """
 
 import argparse

@@ -20,7 +20,9 @@ class Run:
     config: dict
     metrics: list[dict]
     by_time: list[dict]
-    check: dict
+    check: list[dict]
+    samplers: dict
+    recorded: dict
     receipts: list[dict]
     problems: list[str]
 
@@ -52,7 +54,9 @@ def read_run(workdir: pathlib.Path) -> Run:
         config=read(run_files.read_json, workdir / run_files.CONFIG, default={}),
         metrics=read(run_files.read_lines, workdir / run_files.METRICS, default=[]),
         by_time=read(run_files.read_lines, workdir / run_files.BY_TIME, default=[]),
-        check=read(run_files.read_json, workdir / run_files.CHECK, default={}),
+        check=read(run_files.read_json, workdir / run_files.CHECK, default=[]),
+        samplers=read(run_files.read_json, workdir / run_files.SAMPLERS, default={}),
+        recorded=read(run_files.read_json, workdir / run_files.STATUS, default={}),
         receipts=read(read_receipts, workdir / run_files.RECEIPTS, default=[])
         if (workdir / run_files.RECEIPTS).is_dir()
         else [],
@@ -68,7 +72,7 @@ def series(run: Run, name: str) -> tuple[list[float], list[float]]:
 
 
 def status(run: Run, given: str | None) -> tuple[str, str]:
-    """(good | busy | bad, words): as the trainer says, or as the files tell."""
+    """(good | busy | bad, words): as the caller says, as status.json does, or as the logs tell."""
     losses = series(run, "loss")
     # A loss that is still NaN on the last line has not come back; a single bad step in between has.
     if losses[1] and not math.isfinite(losses[1][-1]):
@@ -79,6 +83,11 @@ def status(run: Run, given: str | None) -> tuple[str, str]:
     if given is not None:
         kind = "good" if given.startswith("finished") else "busy" if given.startswith("running") else "bad"
         return kind, given[:1].upper() + given[1:]
+    if run.recorded.get("state") in ("finished", "failed", "stopped"):
+        words = {"finished": "Finished", "failed": "Failed", "stopped": "Stopped"}[run.recorded["state"]]
+        kind = "good" if words == "Finished" else "bad"
+        at, message = f"at step {run.recorded['step']:,}", run.recorded.get("message", "")
+        return kind, words if words == "Finished" else f"{words} {at}: {message}" if message else f"{words} {at}"
     if run.last_step is None:
         return "busy", "No step recorded yet"
     if run.total_steps is not None and run.last_step >= run.total_steps - 1:

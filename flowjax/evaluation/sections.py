@@ -209,7 +209,7 @@ def along_time(run: Run) -> str:
     body = f'<div class="charts">{"".join(charts)}</div>'
     if not _grids(run):
         body += missing(
-            "check.json has no sampler grids, so their times are not marked: run <code>--mode=check</code>."
+            "samplers.json is missing or names no fixed grid, so the times samplers visit are not marked."
         )
     return body + _checks(run)
 
@@ -236,7 +236,8 @@ def density(edges: Sequence[float], counts: Sequence[float]) -> list[float]:
 
 
 def _grids(run: Run) -> dict[str, list[float]]:
-    grids = run.check.get("grids", {}) if isinstance(run.check, Mapping) else {}
+    grids = {name: entry.get("grid_times") for name, entry in run.samplers.items() if isinstance(entry, Mapping)}
+    grids = {name: grid for name, grid in grids.items() if grid}
     return {f"grid of {name}": [number(t) or 0.0 for t in grid] for name, grid in list(grids.items())[:4]}
 
 
@@ -258,9 +259,8 @@ def _density_of_time(run: Run, lines: Sequence[Mapping], suffix: str) -> str:
 
 
 def _checks(run: Run) -> str:
-    checks = run.check.get("checks", []) if isinstance(run.check, Mapping) else []
     items = []
-    for item in checks:
+    for item in run.check if isinstance(run.check, list) else []:
         kind, word = ("good", "holds") if item.get("passed") else ("bad", "fails")
         fix = f" {escape(item['fix'])}" if item.get("fix") and not item.get("passed") else ""
         text = f"{escape(item.get('name', ''))}: {escape(item.get('detail', ''))}.{fix}"

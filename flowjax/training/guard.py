@@ -57,7 +57,7 @@ def stop(
             KEY_PREFIX + name: np.asarray(jax.random.key_data(step_key(root, number, f"phase/{name}")))
             for name in method.due(number)
         }
-        np.savez(folder / f"batch_{number:08d}.npz", **keys, **batch)
+        np.savez(folder / f"batch_{number:08d}.{jax.process_index()}.npz", **keys, **batch)
     (folder / "failure.json").write_text(
         json.dumps(
             dict(step=step, metrics=metrics, batches=[number for number, _ in recent], seed=config["seed"]), indent=1
@@ -80,13 +80,14 @@ def replay(workdir: pathlib.Path, method: Method, abstract: State) -> list[str]:
     step = failure["step"]
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     state, _ = checkpoints.restore(step, abstract)
-    with np.load(folder / f"batch_{step:08d}.npz") as stored:
-        batch = {name: jax.numpy.asarray(stored[name]) for name in stored.files if not name.startswith(KEY_PREFIX)}
-        keys = {
-            name.removeprefix(KEY_PREFIX): jax.random.wrap_key_data(jax.numpy.asarray(stored[name]))
-            for name in stored.files
-            if name.startswith(KEY_PREFIX)
-        }
+    parts = [dict(np.load(file)) for file in sorted(folder.glob(f"batch_{step:08d}.*.npz"))]  # one of each process
+    keys = {
+        name.removeprefix(KEY_PREFIX): jax.random.wrap_key_data(jax.numpy.asarray(value))
+        for name, value in parts[0].items()
+        if name.startswith(KEY_PREFIX)
+    }
+    names = [name for name in parts[0] if not name.startswith(KEY_PREFIX)]
+    batch = {name: jax.numpy.concatenate([part[name] for part in parts]) for name in names}
     lines = [f"replaying step {step}: {', '.join(failure['metrics'])}"]
     for name, value in batch.items():
         lines += _report(f"batch '{name}'", value)

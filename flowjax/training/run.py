@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -60,7 +61,8 @@ class Run:
     def restored(self) -> dict[str, PyTree]:
         """The roles that start from another run's checkpoint."""
         return {
-            name: read_role(role.restore_from, name, role.init)
+            # on the host, so that every process can lay it out as its executor wants
+            name: jax.tree.map(np.asarray, read_role(role.restore_from, name, role.init))
             for name, role in self.method.roles.items()
             if role.restore_from is not None
         }

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from flowjax.arrays import example_keys
@@ -17,6 +17,7 @@ from flowjax.data.pipeline import evaluation_batches
 from flowjax.evaluation import EVALUATORS, pictures, run_files
 from flowjax.evaluation.receipts import make_receipt
 from flowjax.training.run import Run
+from flowjax.training.sharding import BATCH
 from flowjax.training.state import step_key
 
 
@@ -31,7 +32,18 @@ class Drawer:
 
     @functools.cache  # noqa: B019 - a Drawer lives as long as its run
     def _program(self, sampler: str):
-        return jax.jit(choose("sampler", sampler, self.run.method.samplers).draw)
+        draw = choose("sampler", sampler, self.run.method.samplers).draw
+        return jax.jit(
+            lambda params, conditions, key, rows: draw(params, conditions, example_keys(key, rows)),
+            out_shardings=NamedSharding(self.run.executor.mesh, PartitionSpec()),
+        )
+
+    def _put(self, value: np.ndarray) -> jax.Array:
+        """The same array on every process, its rows split over the devices where they divide."""
+        mesh = self.run.executor.mesh
+        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        sharding = NamedSharding(mesh, BATCH if len(value) % shards == 0 else PartitionSpec())
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
     def draw(
         self,
@@ -47,9 +59,8 @@ class Drawer:
         key = step_key(self.run.config.seed, 0, f"draw/{stream}")
         pieces = []
         for batch in evaluation_batches({"row": np.arange(count), **conditions}, min(batch_size, count)):
-            rows = jnp.asarray(batch["row"])
-            chosen = {name: jnp.asarray(batch[name]) for name in conditions}
-            samples = program(params, chosen, example_keys(key, rows))
+            chosen = {name: self._put(batch[name]) for name in conditions}
+            samples = program(params, chosen, key, self._put(batch["row"]))
             pieces.append(np.asarray(samples)[batch["mask"] > 0])
         return np.concatenate(pieces)
 

@@ -10,6 +10,7 @@ import sys
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from flowjax.choices import build
 from flowjax.config import Schedule
@@ -79,6 +80,8 @@ class Trainer:
                 step += count
                 while len(self.in_flight) > IN_FLIGHT:
                     self._look(state)
+                if jax.process_count() > 1:  # processes must agree on where to stop
+                    self.stop_asked = multihost_utils.reached_preemption_sync_point(step)
                 if self.is_event(step) or self.stop_asked:
                     while self.in_flight:
                         self._look(state)
@@ -129,6 +132,9 @@ class Trainer:
         raise guard.stop(self.run.workdir, self.run.method, first + index, logical, recent, self.config.to_dict(), found)
 
     def _catch_signals(self) -> dict:
+        if jax.process_count() > 1:
+            return {}
+
         def ask(number, frame):
             if self.stop_asked:  # asked twice: stop at once
                 raise KeyboardInterrupt
