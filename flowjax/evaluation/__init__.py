@@ -1,5 +1,5 @@
 """Evaluation: distances, coverage, features, and the evaluators that put a floor beside every figure (EVALUATORS)."""
 
-from flowjax.evaluation.evaluators import EVALUATORS, Evaluator
+from flowjax.evaluation.evaluators import EVALUATORS, HIGHER_IS_BETTER, Evaluator
 
-__all__ = ["EVALUATORS", "Evaluator"]
+__all__ = ["EVALUATORS", "HIGHER_IS_BETTER", "Evaluator"]

@@ -23,6 +23,7 @@ from flowjax.evaluation import coverage, distances
 from flowjax.evaluation.features import FEATURES, Features
 
 Evaluator = Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
+HIGHER_IS_BETTER = frozenset(("precision", "recall", "density", "coverage", "class_accuracy"))
 
 
 def quantised(samples: np.ndarray, levels: int | None) -> np.ndarray:

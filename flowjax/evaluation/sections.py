@@ -10,7 +10,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from flowjax.evaluation import run_files
@@ -91,7 +91,8 @@ def header(run: Run, given_status: str | None) -> str:
 
 def results(run: Run) -> str:
     """One card for each headline number, with the floor that perfect samples would reach."""
-    made = [receipt for receipt in run.receipts if receipt["sampler"] != "real"]
+    metrics = {receipt["metric"] for receipt in run.receipts}
+    made = [r for r in run.receipts if r["sampler"] != "real" and not _accompanies(r["metric"], metrics)]
     if not made:
         return missing("No receipts in <code>receipts/</code> yet. An evaluation writes one for each number.")
     newest: dict[tuple, dict] = {}
@@ -129,6 +130,12 @@ def results(run: Run) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
+def _accompanies(name: str, names: Collection[str]) -> bool:
+    """Whether a figure only belongs to another: x_floor and x_ratio stand beside x, and a count measures nothing."""
+    base = name.removesuffix("_floor").removesuffix("_ratio")
+    return name == "count" or (base != name and base in names)
+
+
 def _grouped(names: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
     """chart -> [(metric, line name)]: 'eval/heun/w2' and 'eval/euler/w2' share a chart; so do 'loss/a' and 'loss/b'."""
     groups: dict[str, list[tuple[str, str]]] = {}
@@ -152,7 +159,11 @@ def curves(run: Run) -> str:
     groups = _grouped(names)
     first = [head for head in FIRST if head in groups]
     evaluated = sorted(head for head in groups if head.startswith("eval/"))
-    rest = sorted(head for head in groups if head not in first and head not in evaluated)
+    heads = {head.removeprefix("eval/") for head in evaluated}
+    # One evaluation is a number, not a curve: it stands among the results.
+    repeated = lambda head: any(len(series(run, name)[0]) > 1 for name, _ in groups[head])
+    evaluated = [h for h in evaluated if not _accompanies(h.removeprefix("eval/"), heads) and repeated(h)]
+    rest = sorted(head for head in groups if head not in first and not head.startswith("eval/"))
     known = floors(run)
     draw = lambda heads, noisy: "".join(_curve(run, head, groups[head], noisy, known) for head in heads)
     out = f'<div class="charts">{draw(first, True)}</div>' if first else ""

@@ -14,7 +14,7 @@ from flowjax.arrays import example_keys
 from flowjax.choices import build, choose
 from flowjax.config import ConfigError
 from flowjax.data.pipeline import evaluation_batches
-from flowjax.evaluation import EVALUATORS, pictures, run_files
+from flowjax.evaluation import EVALUATORS, HIGHER_IS_BETTER, pictures, run_files
 from flowjax.evaluation.receipts import make_receipt
 from flowjax.training.run import Run
 from flowjax.training.sharding import BATCH
@@ -114,6 +114,7 @@ def evaluate(
     values, receipts = {}, []
     for name, evaluator in evaluators.items():
         measured = evaluator(samples, conditions.get("label"))
+        used = int(measured.pop("count", count))
         for metric, value in measured.items():
             values[metric] = float(value)
             receipts.append(
@@ -127,11 +128,12 @@ def evaluate(
                     seconds=seconds,
                     sampler=description.get("sampler", sampler),
                     nfe=description.get("nfe"),
-                    guidance_scale=description.get("guidance_scale"),
+                    guidance_scale=None if description.get("guidance") == "none" else description.get("guidance_scale"),
                     ema=role,
                     evaluator=name,
-                    samples=count,
+                    samples=used,
                     step=step,
+                    **({"better": "higher"} if metric in HIGHER_IS_BETTER else {}),
                     **({"floor": measured[f"{metric}_floor"]} if f"{metric}_floor" in measured else {}),
                     sampling_seconds=drawing,
                     sampler_options=description,
