@@ -199,7 +199,8 @@ class Method:
             self._known(role, f"Phase '{name}' trains")
             if self.roles[role].tx is None:
                 raise ValueError(
-                    f"Phase '{name}' trains role '{role}', which is frozen (tx=None). Give it an optimizer or drop it from `trains`."
+                    f"Phase '{name}' trains role '{role}', which is frozen (tx=None). Give it an optimizer or drop it from "
+                    "`trains`."
                 )
         if phase.every < 1 or not 0 <= phase.offset < phase.every:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The command line: python -m flowjax.main --config=configs/digits.py --workdir=/tmp/run [--mode=train] [--config.key=value]."""
+"""The command line: python -m flowjax.main --config=configs/digits.py [--workdir=DIR] [--mode=train] [--config.key=value]."""
 
 import argparse
 import os

@@ -26,7 +26,19 @@ FLOORS = {
     "sweep": {"modes", "main", "training", "config", *SIDE},
     "main": {"modes", "training", "config"},
 }
-OPTIONAL = {"torch", "tensorflow", "wandb", "matplotlib", "PIL", "sklearn", "rich", "tensorboardX", "submitit", "clu", "scipy.stats"}
+OPTIONAL = {
+    "torch",
+    "tensorflow",
+    "wandb",
+    "matplotlib",
+    "PIL",
+    "sklearn",
+    "rich",
+    "tensorboardX",
+    "submitit",
+    "clu",
+    "scipy.stats",
+}
 
 
 def room(path: pathlib.Path) -> str:
@@ -63,7 +75,9 @@ def test_heavy_packages_are_imported_inside_functions(path):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             for name in names:
-                assert name.split(".")[0] not in OPTIONAL and name not in OPTIONAL, f"{path.name}:{node.lineno} imports {name} at the top"
+                assert name.split(".")[0] not in OPTIONAL and name not in OPTIONAL, (
+                    f"{path.name}:{node.lineno} imports {name} at the top"
+                )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

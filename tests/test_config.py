@@ -40,7 +40,8 @@ def test_bad_overrides(override, message):
 def test_good_overrides_keep_types_and_open_specs():
     config = defaults()
     apply_overrides(
-        config, ["steps=7", "path.name=vp", "path.beta_max=10.5", "optimizer.learning_rate=1", "when.sample.at_percent=(1, 2)"]
+        config,
+        ["steps=7", "path.name=vp", "path.beta_max=10.5", "optimizer.learning_rate=1", "when.sample.at_percent=(1, 2)"],
     )
     assert (config.steps, config.path.name, config.path.beta_max) == (7, "vp", 10.5)
     assert config.when.sample.at_percent == (1, 2)
@@ -72,7 +73,9 @@ def test_impossible_combinations(change, message):
 
 def test_unknown_key_in_a_config_file(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from flowjax.config import defaults\ndef get_config(a=''):\n c = defaults()\n c.batchsize = 3\n return c\n")
+    file.write_text(
+        "from flowjax.config import defaults\ndef get_config(a=''):\n c = defaults()\n c.batchsize = 3\n return c\n"
+    )
     with pytest.raises(ConfigError, match="Unknown config key 'batchsize'.*Did you mean 'batch_size'"):
         load(str(file))
     with pytest.raises(ConfigError, match="No config file at .*Did you mean .*mine.py"):
@@ -104,7 +107,9 @@ def test_build_checks_options_against_the_factory():
 
     table = {"square": square}
     assert build("shape", dict(name="square", scale=3), table, side=2.0, unused=5) == (2.0, "red", 3)
-    with pytest.raises(ValueError, match="The shape 'square' has no option 'color'. Its options: colour, scale. Did you mean 'colour'"):
+    with pytest.raises(
+        ValueError, match="The shape 'square' has no option 'color'. Its options: colour, scale. Did you mean 'colour'"
+    ):
         build("shape", dict(name="square", color="red"), table, side=2.0)
     with pytest.raises(TypeError, match="option 'scale' is 'x' .str.; expected int"):
         build("shape", dict(name="square", scale="x"), table, side=2.0)
@@ -114,7 +119,9 @@ def test_build_checks_options_against_the_factory():
         choose("shape", "sqare", table)
 
 
-@pytest.mark.parametrize("file", sorted(str(p) for p in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")))
+@pytest.mark.parametrize(
+    "file", sorted(str(p) for p in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+)
 @pytest.mark.parametrize("argument", ["", "tiny"])
 def test_every_config_file_loads_in_both_forms(file, argument):
     config = load(f"{file}:{argument}")

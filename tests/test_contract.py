@@ -24,8 +24,16 @@ FIT = {"fit": Phase(LOSS, ("student",))}
         (dict(student=Role(init=INIT, copy_of="ema", tx=TX), ema=Role(init=INIT)), FIT, "it has init, copy_of"),
         (dict(student=STUDENT, ema=Role(copy_of="teacher")), FIT, "Role 'ema' copies role 'teacher'"),
         (dict(student=STUDENT, a=Role(copy_of="b"), b=Role(copy_of="a")), FIT, "copies itself"),
-        (dict(student=STUDENT, ema=Role(copy_of="student", track=Track("raw", lambda s: 0.1))), FIT, "tracks role 'raw'"),
-        (dict(student=Role(init=INIT, tx=TX, track=Track("student", lambda s: 0.1))), FIT, "both an optimizer and a track"),
+        (
+            dict(student=STUDENT, ema=Role(copy_of="student", track=Track("raw", lambda s: 0.1))),
+            FIT,
+            "tracks role 'raw'",
+        ),
+        (
+            dict(student=Role(init=INIT, tx=TX, track=Track("student", lambda s: 0.1))),
+            FIT,
+            "both an optimizer and a track",
+        ),
         (dict(student=STUDENT), dict(fit=Phase(LOSS, ())), "trains no role"),
         (dict(student=STUDENT), dict(fit=Phase(LOSS, ("student",), every=3, offset=3)), "would never be due"),
     ],

@@ -33,7 +33,10 @@ def check(run: Run, report: Callable[[str], None]) -> list[CheckResult]:
     results = []
     for result in _checks(run):
         mark = "ok  " if result.passed else "FAIL"
-        report(f"{mark} {result.name}: {result.detail}" + (f"\n     -> {result.fix}" if not result.passed and result.fix else ""))
+        report(
+            f"{mark} {result.name}: {result.detail}"
+            + (f"\n     -> {result.fix}" if not result.passed and result.fix else "")
+        )
         results.append(result)
     if run.workdir is not None and run.workdir.is_dir():
         rows = [dataclasses.asdict(result) for result in results]
@@ -66,18 +69,26 @@ def _data(run: Run, batch: Batch) -> CheckResult:
     std = float(jnp.std(batch["data"]))
     stated = run.source.spec.std
     passed = bool(jnp.all(jnp.isfinite(batch["data"]))) and 0.5 < std / stated < 2
-    detail = f"{batch['data'].shape} per batch, std {std:.3f}, stated {stated:.3f}, others: {', '.join(sorted(set(batch) - {'data'}))}"
-    return CheckResult("data", passed, detail, "The data is not finite or not scaled as its DataSpec says; fix the source.")
+    others = ", ".join(sorted(set(batch) - {"data"}))
+    detail = f"{batch['data'].shape} per batch, std {std:.3f}, stated {stated:.3f}, others: {others}"
+    return CheckResult(
+        "data", passed, detail, "The data is not finite or not scaled as its DataSpec says; fix the source."
+    )
 
 
 def _shapes(run: Run, state: State) -> CheckResult:
     """Every array lies where the rules say, and what the sharding level splits is really split."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     placed = jax.tree.leaves(run.executor.shardings)
-    wrong = [path_name(path) for (path, leaf), wanted in zip(leaves, placed) if not leaf.sharding.is_equivalent_to(wanted, leaf.ndim)]
+    wrong = [
+        path_name(path)
+        for (path, leaf), wanted in zip(leaves, placed)
+        if not leaf.sharding.is_equivalent_to(wanted, leaf.ndim)
+    ]
     split = sum(not leaf.sharding.is_fully_replicated for _, leaf in leaves)
     counts = ", ".join(f"{role} {parameter_count(tree):,}" for role, tree in state.params.items())
-    detail = f"{counts}; {split} of {len(leaves)} arrays split over {run.executor.mesh.size} device(s), sharding '{run.config.sharding}'"
+    where = f"{run.executor.mesh.size} device(s), sharding '{run.config.sharding}'"
+    detail = f"{counts}; {split} of {len(leaves)} arrays split over {where}"
     return CheckResult("shapes and shardings", not wrong, detail, f"Misplaced: {', '.join(wrong[:5])}.")
 
 
@@ -87,7 +98,9 @@ def _copies(method: Method, state: State) -> Iterator[CheckResult]:
             gaps = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), state.params[name], state.params[role.copy_of])
             gap = max(float(leaf) for leaf in jax.tree.leaves(gaps))
             detail = f"largest difference from '{role.copy_of}' at step 0 is {gap:.1g}"
-            yield CheckResult(f"'{name}' starts as its source", gap == 0.0, detail, "The tracked role must copy its source.")
+            yield CheckResult(
+                f"'{name}' starts as its source", gap == 0.0, detail, "The tracked role must copy its source."
+            )
 
 
 def _gradients(method: Method, phase: str, params, batch: Batch, key) -> dict[str, PyTree]:
@@ -112,7 +125,10 @@ def _reach(method: Method, phase: str, state: State, batch: Batch, key) -> Check
     dead = [path_name(path) for path, leaf in leaves if not float(jnp.max(jnp.abs(leaf))) > 0]
     detail = f"{len(leaves) - len(dead)} of {len(leaves)} trained arrays receive a gradient"
     return CheckResult(
-        f"gradient reaches every parameter of '{phase}'", not dead, detail, f"No gradient: {', '.join(dead[:5])}. Are they used?"
+        f"gradient reaches every parameter of '{phase}'",
+        not dead,
+        detail,
+        f"No gradient: {', '.join(dead[:5])}. Are they used?",
     )
 
 
@@ -130,7 +146,10 @@ def _precision(run: Run, phase: str, state: State, batch: Batch, key) -> CheckRe
     fix = "bfloat16 loses too much here: keep precision='float32', or look for large activations and small differences."
     passed = gap < LARGEST_GAP or run.config.precision == "float32"
     return CheckResult(
-        f"bfloat16 against float32 gradient of '{phase}'", passed, f"relative gap {gap:.3g} (this run uses {run.config.precision})", fix
+        f"bfloat16 against float32 gradient of '{phase}'",
+        passed,
+        f"relative gap {gap:.3g} (this run uses {run.config.precision})",
+        fix,
     )
 
 
@@ -155,7 +174,12 @@ def _by_heart(method: Method, phase: str, state: State, batch: Batch, key) -> Ch
     # A loss that may be negative (an adversarial one) has no floor at zero: then it only has to fall.
     passed = last < HEART_FRACTION * first if first > 0 else last < first
     detail = f"loss {first:.4g} -> {last:.4g} in {HEART_UPDATES} updates of Adam at {HEART_RATE}"
-    return CheckResult(f"'{phase}' learns one batch by heart", passed, detail, "Look at the conditioning, the scale of the data, the network's size.")
+    return CheckResult(
+        f"'{phase}' learns one batch by heart",
+        passed,
+        detail,
+        "Look at the conditioning, the scale of the data, the network's size.",
+    )
 
 
 def _time_density(run: Run, phase: str, state: State, batch: Batch, key) -> Iterator[CheckResult]:
@@ -175,8 +199,10 @@ def _time_density(run: Run, phase: str, state: State, batch: Batch, key) -> Iter
         shares = np.histogram(drawn, grid)[0] / len(drawn)
         worst = int(np.argmin(shares))
         detail = (
-            f"training times {drawn.min():.3f} to {drawn.max():.3f}, median {np.median(drawn):.3f}; rarest interval of the grid "
-            f"[{grid[worst]:.3f}, {grid[worst + 1]:.3f}] has {100 * shares[worst]:.3g}% of them"
+            f"training times {drawn.min():.3f} to {drawn.max():.3f}, median {np.median(drawn):.3f}; rarest interval of the "
+            f"grid [{grid[worst]:.3f}, {grid[worst + 1]:.3f}] has {100 * shares[worst]:.3g}% of them"
         )
         fix = "The sampler spends steps where training has hardly looked: change config.time, or the sampler's grid."
-        yield CheckResult(f"training times against the grid of '{name}'", bool(shares[worst] >= LEAST_SHARE), detail, fix)
+        yield CheckResult(
+            f"training times against the grid of '{name}'", bool(shares[worst] >= LEAST_SHARE), detail, fix
+        )

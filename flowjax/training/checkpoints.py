@@ -1,6 +1,7 @@
 """Checkpoints: asynchronous, sharded on disk, restorable onto any mesh, never half-written. Hides Orbax from the rest.
 
-A checkpoint holds the whole `State` (every role and optimizer), the host's position (data, sums between log lines) and the resolved config.
+A checkpoint holds the whole `State` (every role and optimizer), the host's position (in the data, and the sums between
+two log lines) and the resolved config.
 Orbax writes into a temporary directory and renames it when everything is on disk, so a kill leaves no half checkpoint
 behind that a later run could pick up.
 """
@@ -173,7 +174,8 @@ class Checkpoints:
         then = f"resume from step {older[-1]}" if older else "start again from step 0"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         return CheckpointError(
-            f"The checkpoint {self.directory / str(step)} cannot be read ({reason}). It is damaged: delete that folder to {then}."
+            f"The checkpoint {self.directory / str(step)} cannot be read ({reason}). It is damaged: delete that folder to "
+            f"{then}."
         )
 
 

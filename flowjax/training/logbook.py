@@ -77,7 +77,8 @@ class Logbook:
         self._last_step = step
         self._writers.rewind(step)
         samplers = {
-            name: dict(sampler.description, grid_times=sampler.grid) for name, sampler in self.run.method.samplers.items()
+            name: dict(sampler.description, grid_times=sampler.grid)
+            for name, sampler in self.run.method.samplers.items()
         }
         lines = difference(self.config)
         self._write(run_files.CONFIG, json.dumps(self.config.to_dict(), indent=1))
@@ -127,7 +128,9 @@ class Logbook:
 
     def status(self, state: str, step: int, message: str = "") -> None:
         """running, finished, stopped or failed: what the report says at its top."""
-        self._write(run_files.STATUS, json.dumps(dict(state=state, step=step, total=self.config.steps, message=message)))
+        self._write(
+            run_files.STATUS, json.dumps(dict(state=state, step=step, total=self.config.steps, message=message))
+        )
 
     def seconds(self) -> float:
         """Seconds of this run, those before a resume included."""

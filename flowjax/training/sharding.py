@@ -29,7 +29,9 @@ SMALLEST_SHARDED = 1024  # scalars; splitting less costs more messages than it s
 LEVELS = {"replicated": 0, "zero1": 1, "zero2": 2, "zero3": 3}
 
 
-def make_mesh(sizes: Mapping[str, int] | ConfigDict, sharding: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    sizes: Mapping[str, int] | ConfigDict, sharding: str, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh with the axes data, fsdp, tensor.
 
     Args:

@@ -129,7 +129,9 @@ class Trainer:
         recent = [(first + i, {name: value[i] for name, value in batches.items()}) for i in range(index + 1)][-4:]
         found = guard.bad_metrics(metrics, index)
         logical = self.run.executor.logical(state)
-        raise guard.stop(self.run.workdir, self.run.method, first + index, logical, recent, self.config.to_dict(), found)
+        raise guard.stop(
+            self.run.workdir, self.run.method, first + index, logical, recent, self.config.to_dict(), found
+        )
 
     def _catch_signals(self) -> dict:
         if jax.process_count() > 1:

@@ -34,7 +34,9 @@ def saved(tmp_path_factory):
     return folder, kept
 
 
-@pytest.mark.parametrize("changes", [{}, dict(sharding="zero1"), dict(sharding="zero3", mesh=dict(data=4, fsdp=2, tensor=1))])
+@pytest.mark.parametrize(
+    "changes", [{}, dict(sharding="zero1"), dict(sharding="zero3", mesh=dict(data=4, fsdp=2, tensor=1))]
+)
 def test_a_sharded_checkpoint_restores_onto_any_mesh(saved, changes):
     folder, kept = saved
     executor = JitExecutor(regression(optax.adam(1e-2)), toy_config(**changes))
@@ -73,7 +75,9 @@ def test_what_does_not_fit_is_listed(saved):
     wide = executor.abstract.replace(
         params={name: {"w": jax.ShapeDtypeStruct((65, 32), jnp.float32)} for name in ("student", "ema")}
     )
-    with pytest.raises(CheckpointError, match=r"params/ema/w is \(64, 32\) in the checkpoint and \(65, 32\) in this run"):
+    with pytest.raises(
+        CheckpointError, match=r"params/ema/w is \(64, 32\) in the checkpoint and \(65, 32\) in this run"
+    ):
         Checkpoints(saved[0], read_only=True).restore(1, wide)
 
 

@@ -19,7 +19,9 @@ def start_two(workdir, *arguments):
         where = [f"--coordinator=localhost:{port}", "--processes=2", f"--process={index}"]
         line = command(workdir, *SMALL, *SHORT, *where, *arguments)
         started.append(
-            subprocess.Popen(line, cwd=ROOT, env=environment(2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            subprocess.Popen(
+                line, cwd=ROOT, env=environment(2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
         )
     outputs = [process.communicate(timeout=400)[0] for process in started]
     return [process.returncode for process in started], outputs

@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-SMALL = ["--config.network.width=16", "--config.sample.count=16", "--config.evaluation.count=100", "--config.writers.tensorboard=False"]
+SMALL = [
+    "--config.network.width=16",
+    "--config.sample.count=16",
+    "--config.evaluation.count=100",
+    "--config.writers.tensorboard=False",
+]
 
 
 def command(workdir, *arguments, config="configs/points.py:tiny", module="flowjax.main"):
@@ -27,7 +32,12 @@ def environment(devices=1):
 
 def run(workdir, *arguments, devices=1, **options):
     return subprocess.run(
-        command(workdir, *SMALL, *arguments, **options), cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=600
+        command(workdir, *SMALL, *arguments, **options),
+        cwd=ROOT,
+        env=environment(devices),
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
@@ -53,7 +63,13 @@ def digest(workdir):
 
 
 # A constant rate, so that a shorter run is the beginning of a longer one.
-LONG = ["--config.steps=400", "--config.optimizer.decay=constant", "--config.when.log.every_steps=7", "--config.when.checkpoint.every_steps=30", "--config.when.sample.at_percent=(100,)"]
+LONG = [
+    "--config.steps=400",
+    "--config.optimizer.decay=constant",
+    "--config.when.log.every_steps=7",
+    "--config.when.checkpoint.every_steps=30",
+    "--config.when.sample.at_percent=(100,)",
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +90,11 @@ def test_kill_9_and_resume_is_bit_identical(uninterrupted, tmp_path):
     seen = []
     for target in (40, 200):
         process = subprocess.Popen(
-            command(workdir, *SMALL, *LONG), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(workdir, *SMALL, *LONG),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and process.poll() is None:
@@ -97,7 +117,12 @@ def test_kill_9_and_resume_is_bit_identical(uninterrupted, tmp_path):
 def test_sigterm_saves_and_the_same_command_goes_on(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     process = subprocess.Popen(
-        command(workdir, *SMALL, *LONG), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(workdir, *SMALL, *LONG),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while process.poll() is None and not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
         time.sleep(0.02)
@@ -112,11 +137,20 @@ def test_sigterm_saves_and_the_same_command_goes_on(uninterrupted, tmp_path):
 
 def test_a_run_leaves_everything_a_person_needs(uninterrupted):
     files = {path.name for path in uninterrupted.iterdir()}
-    assert {"config.json", "config_difference.txt", "metrics.jsonl", "by_time.jsonl", "status.json", "report.html"} <= files
+    assert {
+        "config.json",
+        "config_difference.txt",
+        "metrics.jsonl",
+        "by_time.jsonl",
+        "status.json",
+        "report.html",
+    } <= files
     assert json.loads((uninterrupted / "status.json").read_text())["state"] == "finished"
     receipts = [json.loads(path.read_text()) for path in (uninterrupted / "receipts").glob("*.json")]
     assert {"sliced_w2", "sliced_w2_floor"} <= {receipt["metric"] for receipt in receipts}
-    assert all(receipt["images_seen"] == 400 * 256 and str(uninterrupted) not in json.dumps(receipt) for receipt in receipts)
+    assert all(
+        receipt["images_seen"] == 400 * 256 and str(uninterrupted) not in json.dumps(receipt) for receipt in receipts
+    )
     assert [path.name for path in (uninterrupted / "samples").glob("*.png")] == ["00000400_default.png"]
     histogram = [json.loads(line) for line in (uninterrupted / "by_time.jsonl").read_text().splitlines()]
     assert sum(sum(line["count"]) for line in histogram) == 400 * 256
@@ -159,7 +193,12 @@ BAD = {
     "unknown path option": (["--config.path.beta=3"], 2, "The path 'linear' has no option 'beta'", ""),
     "unknown sampler": (["--config.samplers.default.name=hoin"], 2, "Unknown sampler 'hoin'", "heun"),
     "unknown evaluator": (["--config.evaluators.sliced_w2.name=slice"], 2, "Unknown evaluator 'slice'", ""),
-    "batch that does not divide": (["--config.batch_size=100", "--config.gradient_accumulation=8"], 2, "batch_size=100", "multiple of 8"),
+    "batch that does not divide": (
+        ["--config.batch_size=100", "--config.gradient_accumulation=8"],
+        2,
+        "batch_size=100",
+        "multiple of 8",
+    ),
     "missing dependency": (["--config.writers.wandb=True"], 2, "needs wandb", "pip install"),
     "unknown config": ([], 2, "No config file", "configs/points.py"),
     "unknown data": (["--config.data.name=moon"], 2, "Unknown data source 'moon'", "Did you mean 'moons'"),
@@ -181,7 +220,11 @@ def test_bad_input_gives_one_clear_line_and_leaves_nothing(tmp_path, name):
 
 def test_a_nan_stops_the_run_with_a_dump_that_replays(tmp_path):
     workdir = tmp_path / "run"
-    bad = ["--config.optimizer.learning_rate=1e30", "--config.optimizer.clip_norm=None", "--config.optimizer.decay=constant"]
+    bad = [
+        "--config.optimizer.learning_rate=1e30",
+        "--config.optimizer.clip_norm=None",
+        "--config.optimizer.decay=constant",
+    ]
     result = run(workdir, *bad)
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if line.startswith("flowjax:")]

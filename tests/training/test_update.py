@@ -46,7 +46,9 @@ def test_update_is_gradient_descent_on_the_masked_mean(accumulation):
 def test_histogram_by_time_counts_every_unmasked_example():
     method, batch = regression(), regression_batch(2)
     batch["mask"][:3] = 0
-    loss, _, metrics = phase_gradients(method.phases["fit"], initial_state(method, 0, {}).params, as_jax(batch), jax.random.key(0))
+    loss, _, metrics = phase_gradients(
+        method.phases["fit"], initial_state(method, 0, {}).params, as_jax(batch), jax.random.key(0)
+    )
     expected = np.histogram(batch["time"][3:], TIME_BINS, (0, 1))[0]
     np.testing.assert_array_equal(metrics["by_time/count"], expected)
     np.testing.assert_allclose(metrics["by_time/loss"].sum() / 13, loss, rtol=1e-5)
@@ -55,7 +57,9 @@ def test_histogram_by_time_counts_every_unmasked_example():
 def test_a_loss_that_averages_over_the_batch_is_refused():
     phase = Phase(lambda p, b, k: (jnp.mean(squared_error(p, b, k)[0]), {}), ("student",))
     with pytest.raises(ValueError, match="one value per example"):
-        phase_gradients(phase, initial_state(regression(), 0, {}).params, as_jax(regression_batch(0)), jax.random.key(0))
+        phase_gradients(
+            phase, initial_state(regression(), 0, {}).params, as_jax(regression_batch(0)), jax.random.key(0)
+        )
 
 
 def test_follow_keeps_and_copies_to_the_last_bit():
@@ -66,6 +70,7 @@ def test_follow_keeps_and_copies_to_the_last_bit():
 
 def two_phase_method():
     """A 'fake' updated at every step and a 'student' every third, each with its own loss; plus a hand-over every fourth."""
+
     def student_loss(params, batch, key):
         return jnp.sum((batch["data"] @ params["student"]["w"] - batch["data"] @ params["fake"]["w"]) ** 2, -1), {}
 
@@ -77,7 +82,9 @@ def two_phase_method():
         roles={
             "student": Role(init=start, tx=optax.sgd(1e-3)),
             "fake": Role(init=start, tx=optax.sgd(1e-3)),
-            "teacher": Role(copy_of="student", track=Track("student", lambda step: (step % 4 == 3).astype(jnp.float32))),
+            "teacher": Role(
+                copy_of="student", track=Track("student", lambda step: (step % 4 == 3).astype(jnp.float32))
+            ),
         },
         phases={"fake": Phase(fake_loss, ("fake",)), "student": Phase(student_loss, ("student",), every=3, offset=2)},
     )
@@ -144,7 +151,9 @@ VARIANTS = {
     "zero2": dict(sharding="zero2", gradient_accumulation=2),
     "zero3": dict(sharding="zero3"),
     "zero3 on a 2x4 mesh": dict(sharding="zero3", mesh=dict(data=2, fsdp=4, tensor=1)),
-    "tensor": dict(mesh=dict(data=0, fsdp=1, tensor=4), partition_rules=(("student/w|mu/w|nu/w|ema/w", (None, "tensor")),)),
+    "tensor": dict(
+        mesh=dict(data=0, fsdp=1, tensor=4), partition_rules=(("student/w|mu/w|nu/w|ema/w", (None, "tensor")),)
+    ),
     "pmap": dict(parallel="pmap"),
     "pmap, accumulated": dict(parallel="pmap", gradient_accumulation=2),
 }
@@ -182,7 +191,9 @@ def test_zero_levels_split_what_they_name():
 
 
 def test_batches_that_do_not_divide_are_refused_with_the_nearest_that_do():
-    with pytest.raises(ValueError, match="batch_size=20 does not divide into 8 device shards x 1 micro-batches. Use 16 or 24"):
+    with pytest.raises(
+        ValueError, match="batch_size=20 does not divide into 8 device shards x 1 micro-batches. Use 16 or 24"
+    ):
         JitExecutor(regression(), toy_config(batch_size=20))
     with pytest.raises(ValueError, match="needs a multiple of 3 devices"):
         JitExecutor(regression(), toy_config(mesh=dict(data=3, fsdp=0, tensor=1)))
@@ -195,5 +206,7 @@ def test_pad_stack_repeats_the_last_batch():
 
 def test_keys_differ_by_step_and_stream():
     root = jax.random.key(0)
-    drawn = [np.asarray(jax.random.key_data(step_key(root, step, stream))) for step in range(5) for stream in ("a", "b")]
+    drawn = [
+        np.asarray(jax.random.key_data(step_key(root, step, stream))) for step in range(5) for stream in ("a", "b")
+    ]
     assert len({tuple(key.ravel()) for key in drawn}) == 10
