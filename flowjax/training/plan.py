@@ -8,7 +8,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from flowjax.contract import Batch
 from flowjax.data.pipeline import make_iterator
 from flowjax.training.executors import JitExecutor
 from flowjax.training.run import Run
@@ -16,7 +15,7 @@ from flowjax.training.sharding import STACKED_BATCH
 from flowjax.training.state import parameter_count
 
 
-def abstract_batches(run: Run, mesh: Mesh, count: int = 1) -> Batch:
+def abstract_batches(run: Run, mesh: Mesh, count: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of `count` stacked batches: one host batch is made to learn names and types, none goes to a device."""
     coupling = None
     if run.config.coupling.name != "independent":
