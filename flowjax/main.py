@@ -31,6 +31,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--mode", default="train", choices=MODES, help="what to do (default: train)")
     parser.add_argument("--sampler", help="sample and eval: which of the config's samplers")
     parser.add_argument("--count", type=int, help="sample and eval: how many samples")
+    parser.add_argument(
+        "--ema_std", type=float, help="sample and eval: a power-function average made afterwards, e.g. 0.08"
+    )
     parser.add_argument("--out", help="sample: also write the samples as arrays to this .npz file")
     parser.add_argument("--platform", help="cpu, gpu or tpu; the default is the best there is")
     parser.add_argument(

@@ -8,7 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flowjax.choices import choose
+from flowjax.config import ConfigError
 from flowjax.training.run import Run
+from flowjax.training.synthesis import synthesise
 
 
 def train_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
@@ -25,13 +27,11 @@ def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Nam
     from flowjax.evaluation.pictures import save_png
     from flowjax.training.sampling import Drawer, sample_picture
 
-    run, state, step = _latest(config, workdir)
-    name = options.sampler or run.default_sampler
-    choose("sampler", name, run.method.samplers)
+    run, params, step, name = _latest(config, workdir, options)
     count = options.count or config.sample.count
     drawer = Drawer(run)
     conditions = drawer.balanced(count)
-    samples = drawer.draw(state.params, name, conditions, count, "pictures", min(count, config.evaluation.batch_size))
+    samples = drawer.draw(params, name, conditions, count, "pictures", min(count, config.evaluation.batch_size))
     file = workdir / "samples" / f"{step:08d}_{name}_{count}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_png(file, sample_picture(samples, run.source, conditions.get("label")))
@@ -44,14 +44,12 @@ def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Nam
 
 def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
     """Measures the latest checkpoint; writes receipts and the report."""
-    from flowjax.config import ConfigError
+    from flowjax.evaluation import run_files
     from flowjax.evaluation.receipts import write_receipt
     from flowjax.evaluation.report import write_report
     from flowjax.training.sampling import Drawer, evaluate, make_evaluators
 
-    run, state, step = _latest(config, workdir)
-    name = options.sampler or run.default_sampler
-    choose("sampler", name, run.method.samplers)
+    run, params, step, name = _latest(config, workdir, options)
     evaluators = make_evaluators(run)
     if not evaluators:
         raise ConfigError(
@@ -61,7 +59,10 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
         with config.unlocked():
             config.evaluation.count = options.count
     began = time.perf_counter()
-    values, receipts = evaluate(run, Drawer(run), evaluators, state.params, step, name, 0.0)
+    lines = run_files.read_lines(workdir / run_files.METRICS)
+    trained = max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
+    average = f"power, std {options.ema_std}" if options.ema_std is not None else None
+    values, receipts = evaluate(run, Drawer(run), evaluators, params, step, name, trained, average)
     for receipt in receipts:
         write_receipt(workdir / "receipts", receipt)
     for metric, value in values.items():
@@ -100,8 +101,14 @@ def replay_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Nam
     return 0
 
 
-def _latest(config: ConfigDict, workdir: pathlib.Path):
+def _latest(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace):
+    """The run, the parameters of its latest checkpoint, its step, and the sampler asked for."""
     run = Run(config, workdir)
+    name = options.sampler or run.default_sampler
+    try:
+        role = choose("sampler", name, run.method.samplers).role
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(
             f"There is no run in {workdir}: no folder checkpoints. Train first, or give its --workdir."
@@ -111,8 +118,11 @@ def _latest(config: ConfigDict, workdir: pathlib.Path):
     if step is None:
         raise FileNotFoundError(f"There is no complete checkpoint in {workdir / 'checkpoints'}. Train first.")
     state, _ = checkpoints.restore(step, run.executor.abstract)
+    params = dict(state.params)
+    if options.ema_std is not None:
+        params[role] = synthesise(run, checkpoints, options.ema_std, step)
     checkpoints.close()
-    return run, state, step
+    return run, params, step, name
 
 
 MODES = {

@@ -15,6 +15,7 @@ from flowjax.evaluation.receipts import write_receipt
 from flowjax.evaluation.report import write_report
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, make_evaluators, sample_picture
+from flowjax.training.speed import mfu, peak_flops, update_flops
 from flowjax.training.state import State
 from flowjax.training.update import TIME_BINS
 from flowjax.training.writers import Writers
@@ -75,6 +76,8 @@ class Logbook:
         self._seconds_before = self._recorded_seconds(step)
         self._began = self._last_time = time.perf_counter()
         self._last_step = step
+        self._device = jax.devices()[0].device_kind
+        self._flops = update_flops(self.run) if peak_flops(self._device) else None
         self._writers.rewind(step)
         samplers = {
             name: dict(sampler.description, grid_times=sampler.grid)
@@ -93,14 +96,18 @@ class Logbook:
         """One line of metrics, averaged since the last one; speed includes everything done in between."""
         now = time.perf_counter()
         means, by_time = self.sums.flush()
-        speed = (step - self._last_step) * self.config.batch_size / max(now - self._last_time, 1e-9)
+        updates_per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        used = mfu(self._flops, updates_per_second, self._device, jax.device_count())
+        speed = dict(
+            images_per_second=updates_per_second * self.config.batch_size, **({} if used is None else {"mfu": used})
+        )
         self._last_time, self._last_step = now, step
         rates = {name: role.learning_rate for name, role in self.run.method.roles.items() if role.learning_rate}
         rates = {
             f"learning_rate/{name}" if len(rates) > 1 else "learning_rate": float(rate(step - 1))
             for name, rate in rates.items()
         }
-        self._writers.scalars(step, dict(seconds=self.seconds(), **means, **rates, images_per_second=speed))
+        self._writers.scalars(step, dict(seconds=self.seconds(), **means, **rates, **speed))
         edges = np.linspace(0, 1, TIME_BINS + 1)
         for phase, (losses, counts) in by_time.items():
             self._writers.by_time(step, phase or next(iter(self.run.method.phases)), edges, losses, counts)

@@ -101,8 +101,20 @@ def evaluate(
     step: int,
     sampler: str,
     seconds: float,
+    average: str | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Draws samples, measures them with every evaluator; returns the values by name and a receipt for each."""
+    """Draws samples, measures them with every evaluator; returns the values by name and a receipt for each.
+
+    Args:
+      run: config, method, data.
+      drawer: draws the samples.
+      evaluators: what measures them.
+      params: role -> parameters.
+      step: how many updates made them.
+      sampler: which sampler.
+      seconds: how long training took.
+      average: what the sampled parameters are, when they are not the sampler's role as it was trained.
+    """
     config = run.config
     count = config.evaluation.count
     conditions = drawer.balanced(count)
@@ -129,7 +141,7 @@ def evaluate(
                     sampler=description.get("sampler", sampler),
                     nfe=description.get("nfe"),
                     guidance_scale=None if description.get("guidance") == "none" else description.get("guidance_scale"),
-                    ema=role,
+                    ema=average or role,
                     evaluator=name,
                     samples=used,
                     step=step,
