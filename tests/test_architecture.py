@@ -23,7 +23,7 @@ FLOORS = {
     "methods": {"paths", "losses", "samplers", "models", "config"},
     "training": {"paths", "losses", "samplers", "models", "methods", "config", *SIDE},
     "modes": {"training", "config", *SIDE},
-    "sweep": {"modes", "main", "training", "config", *SIDE},
+    "sweep": {"paths", "modes", "main", "training", "config", *SIDE},
     "main": {"modes", "training", "config"},
 }
 OPTIONAL = {

@@ -99,7 +99,7 @@ def plan(
         except (ValueError, TypeError, ImportError) as error:
             mistakes.append(f"  {describe(point, names) or 'the only point'}: {error}")
             continue
-        digest = config_hash(config)
+        digest = config_hash(config.to_dict())
         words = re.sub(r"[^A-Za-z0-9.=,_+-]+", "_", describe(point, names))[:LONGEST].strip("_,") or config.name
         name = f"{words}-{digest[:6]}"
         if digest not in jobs:

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from flowjax.sweep.jobs import Job
@@ -115,7 +115,7 @@ def run_locally(
     jobs: Sequence[Job],
     environments: Sequence[Environment],
     report: Callable[[Outcome], None] = lambda outcome: None,
-    start: Callable[[Job, Environment], Any] = start_process,
+    start: Callable[[Job, Environment], Any] | None = None,
 ) -> list[Outcome]:
     """Runs every job, one to an environment at a time; a failure does not stop the others.
 
@@ -126,8 +126,10 @@ def run_locally(
       jobs: what to run, in this order.
       environments: one for each worker.
       report: called with each outcome as it comes.
-      start: (job, environment) -> a process: wait(timeout) -> exit status, terminate(), pid.
+      start: (job, environment) -> a process: wait(timeout) -> exit status, terminate(), pid; by default
+        `start_process`.
     """
+    start = start or start_process
     free: queue.SimpleQueue = queue.SimpleQueue()
     for environment in environments:
         free.put(environment)
@@ -151,9 +153,13 @@ def run_locally(
     with ThreadPoolExecutor(len(environments)) as pool, _terminated_as_interrupt():
         futures = [pool.submit(one, job) for job in jobs]
         try:
-            for future in as_completed(futures):
-                outcomes.append(future.result())
-                report(outcomes[-1])
+            pending = set(futures)
+            while pending:
+                # A signal may reach any thread, and Python handles it when the main one wakes: so it wakes by itself.
+                ended, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    outcomes.append(future.result())
+                    report(outcomes[-1])
         except BaseException:
             with lock:
                 stopping.set()

@@ -1,0 +1,39 @@
+"""The published tables follow from their receipts, and the experiments' scripts run."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from flowjax.evaluation import tables
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [page for page in (ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))) if page.exists()]
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(f"experiment_{name}", ROOT / "experiments" / name / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_are_those_of_the_receipts(page, capsys):
+    assert tables.main([str(page), "--check"]) == 0, capsys.readouterr().out
+
+
+def test_pictures_are_small():
+    large = [picture for picture in ROOT.glob("experiments/*/*.png") if picture.stat().st_size > 300_000]
+    assert not large
+
+
+def test_spine_measures_the_samplers(tmp_path):
+    assert script("spine").main(["--tiny", "--parts", "samplers", "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    orders = {receipt["sampler"]: receipt["value"] for receipt in receipts if receipt["metric"] == "order"}
+    assert orders["euler"] == pytest.approx(1, abs=0.2)
+    assert orders["heun"] == pytest.approx(2, abs=0.3)
+    assert orders["rk4"] == pytest.approx(4, abs=0.3)
+    assert (tmp_path / "published" / "samplers.png").exists()

@@ -1,0 +1,258 @@
+"""Sweeps: what the helpers make, how runs are named and launched, and what a sweep leaves."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from flowjax import sweep as hyper
+from flowjax.config import ConfigError
+from flowjax.evaluation import tables
+from flowjax.evaluation.receipts import make_receipt, write_receipt
+from flowjax.sweep import __main__ as command_line
+from flowjax.sweep import launch, results
+from flowjax.sweep.jobs import as_text, label, plan, short_names
+from flowjax.sweep.points import points_of
+
+ROOT = pathlib.Path(__file__).parent.parent
+POINTS = str(ROOT / "configs" / "points.py")
+
+CONFIG = """
+import runpy
+get_config = runpy.run_path({points!r})["get_config"]
+from flowjax import sweep as hyper
+
+def sweep():
+    return {body}
+"""
+
+
+def config_file(folder: pathlib.Path, body: str) -> str:
+    file = folder / "swept.py"
+    file.write_text(CONFIG.format(points=POINTS, body=body))
+    return f"{file}:tiny"
+
+
+def test_product_varies_the_last_fastest():
+    got = hyper.product(hyper.sweep("a", [1, 2]), hyper.fix("b", "x"), hyper.sweep("c", [3, 4]))
+    assert got == [
+        {"a": 1, "b": "x", "c": 3},
+        {"a": 1, "b": "x", "c": 4},
+        {"a": 2, "b": "x", "c": 3},
+        {"a": 2, "b": "x", "c": 4},
+    ]
+    assert hyper.product() == [{}]
+    assert hyper.product(hyper.sweep("a", []), hyper.fix("b", 1)) == []
+
+
+def test_zipped_goes_side_by_side_and_chain_one_after_the_other():
+    a, b = hyper.sweep("a", [1, 2]), hyper.sweep("b", [3, 4])
+    assert hyper.zipped(a, b) == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert hyper.chain(a, b) == [{"a": 1}, {"a": 2}, {"b": 3}, {"b": 4}]
+    assert hyper.product(hyper.zipped(a, b), hyper.chain(hyper.fix("c", 0), hyper.fix("d", 1)))[1] == {
+        "a": 1,
+        "b": 3,
+        "d": 1,
+    }
+    with pytest.raises(ValueError, match="one length; got 2, 3"):
+        hyper.zipped(a, hyper.sweep("b", range(3)))
+    with pytest.raises(ValueError, match="set 'a' in one point: 1 and 5"):
+        hyper.product(a, hyper.fix("a", 5))
+
+
+def test_names_are_short_unique_and_readable():
+    assert short_names(["seed", "optimizer.learning_rate", "coupling.name", ":preset"]) == {
+        "seed": "seed",
+        "optimizer.learning_rate": "learning_rate",
+        "coupling.name": "coupling",
+        ":preset": "preset",
+    }
+    assert short_names(["a.width", "b.width"]) == {"a.width": "a.width", "b.width": "b.width"}
+    assert label(dict(name="vp", beta_max=15.0)) == "vp(beta_max=15.0)"
+    assert [as_text(v) for v in ("vp", "1", "none", 0.5, True, dict(name="vp"))] == [
+        "vp",
+        "'1'",
+        "'none'",
+        "0.5",
+        "True",
+        "{'name': 'vp'}",
+    ]
+
+
+def test_jobs_have_deterministic_names_that_follow_the_whole_config(tmp_path):
+    body = "hyper.product(hyper.sweep(':preset', ['sd3', 'v']), hyper.sweep('optimizer.learning_rate', [1e-3, 3e-3]))"
+    config = config_file(tmp_path, body)
+    jobs, again = plan(config, [], tmp_path / "out"), plan(config, [], tmp_path / "out")
+    assert [job.name for job in jobs] == [job.name for job in again]
+    assert [job.name.rsplit("-", 1)[0] for job in jobs] == [
+        "preset=sd3,learning_rate=0.001",
+        "preset=sd3,learning_rate=0.003",
+        "preset=v,learning_rate=0.001",
+        "preset=v,learning_rate=0.003",
+    ]
+    assert jobs[0].config_argument.endswith("swept.py:tiny,preset=sd3")
+    assert jobs[0].config["time"]["name"] == "logit_normal"
+    assert "--config.optimizer.learning_rate=0.001" in jobs[0].command
+    longer = plan(config, ["steps=80"], tmp_path / "out")
+    assert not {job.name for job in longer} & {job.name for job in jobs}
+    assert longer[0].config["steps"] == 80
+
+
+def test_points_that_mean_the_same_config_are_run_once(tmp_path):
+    body = "hyper.chain(hyper.sweep('seed', [0, 1]), hyper.fix('coupling', dict(name='independent')))"
+    assert len(plan(config_file(tmp_path, body), [], tmp_path)) == 2  # seed 0 is the default
+
+
+def test_every_mistake_is_told_before_anything_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(launch, "start_process", lambda *_: pytest.fail("launched"))
+    wrong = "hyper.fix('sede', 1), hyper.fix('path.name', 'lineer'), hyper.fix(':preset', 'edn')"
+    body = f"hyper.chain(hyper.fix('seed', 0), {wrong})"
+    config = config_file(tmp_path, body)
+    assert command_line.main(["--config", config, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "3 of 4 points cannot be run" in told
+    for words in ("Did you mean 'seed'", "Did you mean 'linear'", "Did you mean 'edm'"):
+        assert words in told
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="'seed' is set by the sweep and by --config.seed"):
+        plan(config_file(tmp_path, "hyper.sweep('seed', [1])"), ["seed=2"], tmp_path)
+
+
+def test_a_config_file_needs_a_sweep_of_its_own(tmp_path):
+    import types
+
+    module = types.ModuleType("config")
+    module.sweep = hyper.sweep  # imported, not its own
+    with pytest.raises(ConfigError, match="has no function sweep"):
+        points_of(module, "config.py")
+    exec("def get_hyper(hyper):\n    return hyper.sweep('seed', [1, 2])", module.__dict__)
+    assert points_of(module, "config.py") == [{"seed": 1}, {"seed": 2}]
+
+
+def test_workers_share_cores_and_gpus():
+    env = launch.worker_environments(0, 10, 8, [], {"HOME": "h"})
+    assert len(env) == 8 and {e["PJRT_NPROC"] for e in env} == {"1"} and env[0]["HOME"] == "h"
+    assert launch.worker_environments(2, 10, 8, [], {"PJRT_NPROC": "3"})[0]["PJRT_NPROC"] == "3"
+    assert len(launch.worker_environments(4, 2, 8, [], {})) == 2
+    shared = launch.worker_environments(3, 9, 8, ["0", "1"], {})
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in shared] == ["0", "1", "0"]
+    assert shared[0]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450" and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in shared[1]
+    assert len(launch.worker_environments(0, 9, 8, ["0", "1"], {})) == 2
+
+
+class StubProcess:
+    """A run in no time: writes what a run leaves, or a log of a failure."""
+
+    def __init__(self, job, environment):
+        job.directory.mkdir(parents=True, exist_ok=True)
+        self.code = 1 if job.config["seed"] == 1 else 0
+        if self.code:
+            job.log.write_text("starting\nValueError: the loss is a cat\n")
+            return
+        (job.directory / "config.json").write_text(json.dumps(job.config))
+        (job.directory / "status.json").write_text(json.dumps(dict(state="finished", step=60)))
+        rate = job.config["optimizer"]["learning_rate"]
+        line = dict(step=60, seconds=2.0, loss=rate)
+        (job.directory / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        about = dict(config=job.config, config_path="config.json", seed=job.config["seed"], images_seen=1, seconds=2.0)
+        about |= dict(sampler="heun", nfe=40, guidance_scale=None, ema="ema", evaluator="e", samples=10)
+        for step, value in ((30, 99.0), (60, 1000 * rate + job.config["seed"])):
+            write_receipt(job.directory / "receipts", make_receipt("distance", value, step=step, **about))
+
+    def wait(self, timeout=None):
+        return self.code
+
+
+def test_failed_runs_are_told_finished_ones_are_kept_and_the_table_is_made(tmp_path, capsys, monkeypatch):
+    started = []
+
+    def start(job, environment):
+        started.append(job.name)
+        return StubProcess(job, environment)
+
+    monkeypatch.setattr(launch, "start_process", start)
+    body = "hyper.product(hyper.sweep('optimizer.learning_rate', [1e-3, 3e-3]), hyper.sweep('seed', [0, 1, 2]))"
+    arguments = ["--config", config_file(tmp_path, body), "--out", str(tmp_path / "out"), "--workers", "2"]
+    assert command_line.main(arguments) == 1
+    assert len(started) == 6
+    told = capsys.readouterr()
+    assert told.err.count("ValueError: the loss is a cat") == 2 and "seed=1" in told.err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert sorted(run["state"] for run in manifest["runs"]) == ["finished"] * 4 + ["new"] * 2
+
+    # Means and standard deviations over seeds 0 and 2: 1 and 3 -> 2 ± 1.41, 3 and 5 -> 4 ± 1.41; step 30 is left out.
+    page = (tmp_path / "out" / "results.md").read_text()
+    rows = [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| 0.00")]
+    assert rows == [["| 0.001", "2 ± 1.41"], ["| 0.003", "4 ± 1.41"]]
+    assert (tmp_path / "out" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "out" / "receipts").glob("distance*.json"))) == 4
+    assert tables.main([str(tmp_path / "out" / "results.md"), "--check"]) == 0
+
+    started.clear()
+    assert command_line.main(arguments) == 1
+    assert len(started) == 2 and all("seed=1" in name for name in started)  # the finished ones are not run again
+
+
+def test_ctrl_c_ends_the_children_and_starts_no_more(tmp_path):
+    body = "hyper.sweep('seed', [0, 1, 2])"
+    jobs = plan(config_file(tmp_path, body), [], tmp_path / "out")
+    began, children = threading.Event(), []
+
+    def start(job, environment):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+        children.append(child)
+        began.set()
+        return child
+
+    def press():
+        began.wait()
+        time.sleep(0.2)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=press, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        launch.run_locally(jobs, [{}], start=start)
+    assert len(children) == 1 and children[0].wait(5) == -signal.SIGTERM
+
+
+def test_slurm_without_submitit_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ImportError, match=r"pip install 'flowjax-research\[sweep\]'"):
+        launch.run_on_slurm([], tmp_path, 0, {})
+
+
+def test_bars_where_nothing_swept_is_a_number(tmp_path):
+    results.bars(tmp_path / "bars.png", {"a": [1.0, 2.0], "b": [3.0]}, "distance", "title")
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_real_run_is_stopped_resumed_and_then_left_alone(tmp_path, capsys, monkeypatch):
+    """Two real processes: the first is stopped after its first checkpoint, the second ends the same run."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.chdir(ROOT)
+    body = "hyper.fix('seed', 3)"
+    overrides = ["when.checkpoint.every_steps=100", "steps=3000", "when.evaluate.at_percent=(100,)"]
+    config = config_file(tmp_path, body)
+    (job,) = plan(config, overrides, tmp_path / "out")
+
+    environment = launch.worker_environments(1, 1, 1, [], dict(launch.os.environ))[0]
+    process = launch.start_process(job, environment)
+    deadline = time.monotonic() + 120
+    while not (job.directory / "checkpoints" / "100").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, job.log.read_text()
+        time.sleep(0.05)
+    launch.end([process])
+    assert launch.outcome(job, process.returncode, 0.0).state == "stopped", job.log.read_text()
+
+    arguments = ["--config", config, "--out", str(tmp_path / "out"), *(f"--config.{item}" for item in overrides)]
+    assert command_line.main(arguments) == 0
+    assert "resuming from step" in job.log.read_text()
+    assert "| points mixture rectified flow |" in (tmp_path / "out" / "results.md").read_text()
+    capsys.readouterr()
+    assert command_line.main(arguments) == 0
+    assert "1 finished before, 0 to run" in capsys.readouterr().out
