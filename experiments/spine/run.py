@@ -58,6 +58,19 @@ FEW_STEPS = (2, 4, 8)
 FORMAL_ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "dpmpp_2m": 2, "unipc": 3}
 STEPS = (10, 20, 40, 80, 160, 320)
 START, END = 0.05, 0.95
+# A table needs receipts, so the page has this section from the first digits run on.
+DIGITS_SECTION = """
+## Digits
+
+The class-conditional 8 x 8 digits of [configs/digits.py](../../configs/digits.py), by the run's own evaluators; the
+floor is what real digits get against other real digits.
+
+<!-- table: receipts/*.json where="part=digits,metric=frechet|class_accuracy|precision|recall|coverage|copies"
+rows=metric value=value,floor,samples,nfe format="samples:,d,nfe:d" -->
+<!-- end -->
+
+![Generated digits](digits.png)
+"""
 
 
 def replace_receipts(folder: pathlib.Path, part: str, receipts: list[dict]) -> None:
@@ -280,7 +293,10 @@ def digits(options: argparse.Namespace) -> None:
     kept = [receipt for receipt in read_receipts(workdir / run_files.RECEIPTS) if receipt["step"] == last]
     replace_receipts(options.out / "receipts", "digits", kept)
     pictures = sorted((workdir / run_files.SAMPLES).glob("*.png"))
-    shutil.copyfile(pictures[-1], options.out / "digits.png")
+    shutil.copyfile(next(p for p in pictures[::-1] if "_default" in p.name), options.out / "digits.png")
+    readme = options.out / "README.md"
+    if readme.exists() and "## Digits" not in readme.read_text():
+        run_files.write_atomically(readme, readme.read_text() + DIGITS_SECTION)
 
 
 PARTS = {"samplers": samplers, "flows": flows, "digits": digits}
