@@ -1,7 +1,7 @@
 """Times the PyTorch side on request: one JSON request a line on stdin, one JSON answer a line on stdout.
 
-    {"do": "build", "case": {...}, "file": "arrays.npz"}   network, weights of ours, comparison of outputs
-    {"do": "time", "variant": "eager", "count": 20}        wall and processor seconds of so many steps or samplings
+{"do": "build", "case": {...}, "file": "arrays.npz"}   network, weights of ours, comparison of outputs
+{"do": "time", "variant": "eager", "count": 20}        wall and processor seconds of so many steps or samplings
 """
 
 import json
@@ -47,7 +47,7 @@ class Training:
     def __init__(self, model, batches, classes, total_steps, compiled):
         self.model, self.batches, self.classes = model, batches, classes
         self.call = torch.compile(self.loss) if compiled else self.loss
-        self.parameters = [p for p in model.parameters()]
+        self.parameters = list(model.parameters())
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.Adam(self.parameters, lr=2e-3, fused=True)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, total_steps)

@@ -18,7 +18,21 @@ experiments/bench/convolution.py (nine shapes, formulations taking turns; PyTorc
 The nine products win at 16 x 16 with up to 64 channels and lose elsewhere, by more. The cores were shared with other
 work, and a shorter run disagreed about which formulation wins at 8 x 8 x 64: no rule for choosing by shape can rest on
 this. So `xla` is the default and `matmul` is there to be tried.
+
+Layouts on a CPU. XLA has a fast convolution there for the layout NHWC x HWIO -> NHWC alone. It rewrites other layouts
+to that one in the main body of a program, but not within loops (several updates in one dispatch, gradient accumulation),
+and the gradients that autodiff derives from `conv_general_dilated` are of other layouts: within a loop they were a
+hundred times slower. So on a CPU the rule for tangents is written in layouts whose transposes, which reverse mode runs,
+are the fast one. With y = x * k, dy = dx * k + x * dk:
+
+    dx * k: kernel as HWOI. Its transpose is the convolution of dy with the flipped kernel, NHWC x HWIO -> NHWC.
+    x * dk: x as CHWN, dk as IHWO, dy as HWNC. Its transpose, the gradient of k, is the convolution of the image x,
+            with channels for examples and examples for channels, with the kernel dy: NHWC x HWIO -> NHWC again.
+
+Both are ordinary convolutions, so derivatives of any order go through them, forward and reverse.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -33,9 +47,27 @@ def convolve_xla(
     x: Float[Array, "b height width c"], kernel: Float[Array, "3 3 c f"], stride: int = 1
 ) -> Float[Array, "b rows columns f"]:
     """The compiler's convolution with one cell of zeros around the image."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return (_convolve_on_cpu if jax.default_backend() == "cpu" else _convolve)(x, kernel, stride)
+
+
+def _convolve(x, kernel, stride, layouts=("NHWC", "HWIO", "NHWC")):
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=layouts)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _convolve_on_cpu(x, kernel, stride):
+    """The same numbers and derivatives; see the module header for the layouts of the derivatives."""
+    return _convolve(x, kernel, stride)
+
+
+@_convolve_on_cpu.defjvp
+def _convolve_on_cpu_jvp(stride, primals, tangents):
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    by_x = _convolve(x_dot, kernel.swapaxes(2, 3), stride, ("NHWC", "HWOI", "NHWC"))
+    by_kernel = _convolve(
+        x.transpose(3, 1, 2, 0), kernel_dot.transpose(2, 0, 1, 3), stride, ("CHWN", "IHWO", "HWNC")
+    ).transpose(2, 0, 1, 3)
+    return _convolve_on_cpu(x, kernel, stride), by_x + by_kernel
 
 
 def convolve_matmul(
