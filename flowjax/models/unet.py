@@ -23,6 +23,7 @@ from flowjax.models.attention import Attention
 from flowjax.models.convolution import CONVOLUTIONS, Convolution
 from flowjax.models.embeddings import ConditionEmbedding, Dropout
 from flowjax.models.network import Conditions, Network, from_module, label_condition, text_conditions
+from flowjax.models.norms import GroupNorm
 
 RESAMPLINGS = {
     "block": "a residual block that averages 2 x 2 cells or repeats each cell",
@@ -30,10 +31,10 @@ RESAMPLINGS = {
 }
 
 
-def group_norm(dtype: DTypeLike, channels: int, name: str) -> nn.GroupNorm:
+def group_norm(dtype: DTypeLike, channels: int, name: str) -> GroupNorm:
     """Group norm with up to 32 groups of at least 4 channels; as many groups as divide the channels."""
     groups = next(n for n in range(max(1, min(32, channels // 4)), 0, -1) if channels % n == 0)
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)
+    return GroupNorm(groups, dtype=dtype, name=name)
 
 
 def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
