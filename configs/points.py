@@ -38,6 +38,7 @@ def get_config(argument: str = "") -> ConfigDict:
         # Equal steps in t take sigma from 80 to 15 in the first of twenty: twice the error of the sampler's own grid.
         config.samplers.default.grid = dict(name="karras")
     if options.tiny:
+        config.name += "_tiny"
         config.steps = 60
         config.steps_per_dispatch = 10
         config.network.width = 32

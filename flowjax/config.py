@@ -15,7 +15,9 @@ its signature when it is built. Everything else is closed: an unknown key or a w
 
 import ast
 import importlib.util
+import json
 import pathlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,31 @@ from flowjax.choices import check_type, suggestion
 
 SPECS = ("data", "coupling", "network", "method", "path", "time", "weight", "noise", "preconditioning", "optimizer")
 SPEC_MAPS = ("ema", "samplers", "evaluators")  # a name of one's own -> spec
+LEAST = {
+    "seed": 0,
+    "steps": 1,
+    "batch_size": 1,
+    "gradient_accumulation": 1,
+    "steps_per_dispatch": 1,
+    "sample.count": 1,
+    "evaluation.count": 2,
+    "evaluation.batch_size": 1,
+    "loader.threads": 0,
+    "loader.prefetch": 1,
+    "checkpoint.keep_latest": 1,
+    "checkpoint.keep_every_steps": 0,
+    **{f"mesh.{axis}": 0 for axis in ("data", "fsdp", "tensor")},
+    **{
+        f"when.{event}.every_{unit}": 0
+        for event in ("log", "sample", "evaluate", "checkpoint")
+        for unit in ("steps", "epochs")
+    },
+}
+# What a run may change when it goes on: how it is watched, measured, stored and laid out, but not what it computes.
+CHANGEABLE = (
+    "name", "steps", "steps_per_dispatch", "gradient_accumulation", "loader", "samplers", "sample", "evaluation", "evaluators",
+    "when", "checkpoint", "writers", "nan_guard", "parallel", "sharding", "mesh", "partition_rules",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -77,8 +104,9 @@ def defaults() -> ConfigDict:
     config.sample = dict(count=64)  # of the pictures; a point set shows more
     config.evaluation = dict(count=2_000, batch_size=500)
     config.evaluators = dict()
+    config.loader = dict(threads=0, prefetch=8)  # threads that make batches ahead, for files to read or slow couplings
     config.checkpoint = dict(keep_latest=2, keep_every_steps=0, best_metric="", best_mode="min")
-    config.writers = dict(tensorboard=True, wandb=False, clu=False)
+    config.writers = dict(tensorboard=True, wandb=False, clu=False)  # on, off, or a group of that writer's options
     config.nan_guard = True
 
     config.parallel = "jit"  # jit (any sharding) or pmap (replicated parameters only)
@@ -118,7 +146,15 @@ def load(path_and_argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if not file.is_file():
         near = sorted(str(item) for item in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise ConfigError(f"No config file at '{path}'.{suggestion(path, near)} Give a Python file with get_config().")
-    config = load_module(file).get_config(argument)
+    try:
+        config = load_module(file).get_config(argument)
+    except ConfigError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame.lineno for frame in frames if pathlib.Path(frame.filename) == file.absolute()]
+        line = getattr(error, "lineno", None) or (own[-1] if own else "?")
+        raise ConfigError(f"The config file '{path}' fails at line {line}: {type(error).__name__}: {error}") from error
     apply_overrides(config, overrides)
     validate(config)
     return config.lock()
@@ -152,9 +188,12 @@ def set_value(config: ConfigDict, path: str, value: Any) -> None:
     for depth, key in enumerate(parents):
         if not isinstance(node, ConfigDict) or key not in node:
             raise _unknown_key(seen + key, key, node)
+        if seen == "writers." and isinstance(node[key], bool):  # options switch a writer on
+            with node.ignore_type():
+                node[key] = ConfigDict()
         seen += key + "."
         node = node[key]
-        open_node = open_node or (depth == 0 and key in SPECS + SPEC_MAPS)
+        open_node = open_node or (depth == 0 and key in (*SPECS, *SPEC_MAPS, "writers"))
     if not isinstance(node, ConfigDict):
         raise ConfigError(f"'{seen.rstrip('.')}' is a value, not a group: '{path}' cannot be set.")
     if last not in node and not open_node:
@@ -194,7 +233,8 @@ def _literal(text: str) -> Any:
 
 def validate(config: ConfigDict) -> None:
     """Refuses unknown keys, wrong types and impossible combinations, before anything is built or compiled."""
-    _validate_keys(config, defaults(), "")
+    reference = defaults()
+    _validate_keys(config, reference, "")
     for name in SPECS:
         if "name" not in config[name]:
             raise ConfigError(f"The config entry '{name}' needs a 'name', for example {name}=dict(name=...).")
@@ -202,9 +242,29 @@ def validate(config: ConfigDict) -> None:
         for name, spec in config[group].items():
             if not isinstance(spec, ConfigDict) or "name" not in spec:
                 raise ConfigError(f"The config entry '{group}.{name}' must be a spec: dict(name=..., options).")
-    for key, least in dict(steps=1, batch_size=1, gradient_accumulation=1, steps_per_dispatch=1).items():
-        if config[key] < least:
-            raise ConfigError(f"The config entry '{key}' is {config[key]}; it must be at least {least}.")
+    for path, least in LEAST.items():
+        value = _get(config, path)
+        if value < least:
+            raise ConfigError(f"The config entry '{path}' is {value}; it must be at least {least}.")
+    for name, options in config.writers.items():
+        if name not in reference.writers:
+            raise _unknown_key(f"writers.{name}", name, reference.writers)
+        if not isinstance(options, (bool, ConfigDict)):
+            raise ConfigError(
+                f"The config entry 'writers.{name}' is {options!r}; expected True, False or a group of options."
+            )
+    for rule in config.partition_rules:
+        if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
+            raise ConfigError(
+                f"partition_rules has {rule!r}; expected pairs (regular expression, axis of each dimension), as in "
+                "(('student/.*/kernel', (None, 'tensor')),)."
+            )
+    if config.checkpoint.best_metric and not config.evaluators:
+        raise ConfigError("checkpoint.best_metric is set, but the config has no evaluators to measure it. Add one.")
+    if config.evaluators and not config.samplers:
+        raise ConfigError(
+            "The config has evaluators but no samplers to draw what they measure. Add one to config.samplers."
+        )
     if config.batch_size % config.gradient_accumulation:
         raise ConfigError(
             f"batch_size={config.batch_size} does not divide into gradient_accumulation={config.gradient_accumulation} equal "
@@ -225,6 +285,8 @@ def validate(config: ConfigDict) -> None:
         for percent in when.at_percent:
             if not 0 <= percent <= 100:
                 raise ConfigError(f"when.{name}.at_percent has {percent}; percentages go from 0 to 100.")
+    if "student" in config.ema:
+        raise ConfigError("ema.student: 'student' is the name of the trained role. Give the average another name.")
     roles = {"student", *config.ema}
     for name, sampler in config.samplers.items():
         if config.method.name == "flow_matching" and sampler.get("role", "student") not in roles:
@@ -233,10 +295,14 @@ def validate(config: ConfigDict) -> None:
             )
 
 
-def _one_of(config: ConfigDict, path: str, allowed: tuple[str, ...]) -> None:
-    value = config
+def _get(config: ConfigDict, path: str) -> Any:
     for key in path.split("."):
-        value = value[key]
+        config = config[key]
+    return config
+
+
+def _one_of(config: ConfigDict, path: str, allowed: tuple[str, ...]) -> None:
+    value = _get(config, path)
     if value not in allowed:
         raise ConfigError(
             f"The config entry '{path}' is '{value}'; expected one of {', '.join(allowed)}.{suggestion(value, allowed)}"
@@ -250,7 +316,7 @@ def _validate_keys(config: ConfigDict, reference: ConfigDict, prefix: str) -> No
         if isinstance(reference[key], ConfigDict):
             if not isinstance(config[key], ConfigDict):
                 raise ConfigError(f"The config entry '{prefix + key}' is {config[key]!r}; expected a group of entries.")
-            if prefix or key not in SPECS + SPEC_MAPS:
+            if prefix or key not in (*SPECS, *SPEC_MAPS, "writers"):
                 _validate_keys(config[key], reference[key], prefix + key + ".")
         else:
             _as_type_of(prefix + key, reference[key], config[key])
@@ -282,6 +348,29 @@ def difference(config: ConfigDict) -> list[str]:
         elif chosen[path] != standard[path]:
             lines.append(f"{path} = {chosen[path]!r} (default: {standard[path]!r})")
     return lines
+
+
+def refuse_another_run(config: ConfigDict, saved: Mapping[str, Any], step: int) -> None:
+    """Refuses to go on from a checkpoint of another config, or beyond which there is nothing to do.
+
+    Args:
+      config: what is asked for now.
+      saved: what the checkpoint was made with, as it came back from JSON.
+      step: the checkpoint's step.
+    """
+    plain = lambda mapping: dict(flatten(json.loads(json.dumps(mapping))))
+    now, then = plain(config.to_dict()), plain(saved)
+    changed = [
+        f"{path}: {then.get(path, 'not there')!r} then, {now.get(path, 'not there')!r} now"
+        for path in sorted(now.keys() | then.keys())
+        if path.split(".")[0] not in CHANGEABLE and now.get(path) != then.get(path)
+    ]
+    if changed:
+        shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
+        raise ConfigError(
+            f"The checkpoint at step {step} in this workdir is of another run ({shown}). Give another --workdir, or undo the "
+            "change; to start from its parameters, restore a role from it."
+        )
 
 
 class Schedule:

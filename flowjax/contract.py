@@ -25,9 +25,10 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #   noise  [b, ...]  present when noise and data are coupled or stored in pairs; otherwise the loss draws it
 #   mask   [b]       1 for an example, 0 for padding of a last, partial batch
 #   row    [b]       the example's index in the global batch: the seed of everything drawn for it
+#   step   [b]       updates done so far, put there by the update itself: for losses that change as training goes on
 #   any other name (label, text, size, ...) is a condition that the network may read.
 Batch = Mapping[str, Array | np.ndarray]
-RESERVED = ("data", "noise", "mask", "row")
+RESERVED = ("data", "noise", "mask", "row", "step")
 Metrics = Mapping[str, Array]  # name -> one value per example, or one value; `t` feeds the loss-by-time curve
 LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, "b"], Metrics]]
 Rate = Callable[[Int[Array, ""]], Float[Array, ""]]
@@ -85,6 +86,7 @@ class Sampler:
     Attributes:
       draw: (params, conditions, keys[b]) -> samples [b, ...]. Sample i depends on keys[i] and condition i alone.
       role: the role it reads.
+      also: further roles it reads (the weak model of autoguidance).
       description: plain values for receipts (sampler, steps, nfe, guidance_scale, ...).
       grid: the times it visits, for the check of the training density against it; None when there is no fixed grid.
     """
@@ -93,25 +95,36 @@ class Sampler:
     role: str
     description: Mapping[str, Any]
     grid: Sequence[float] | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
     """Makes training batches by rollout: reinforcement learning, online pairs, self-play.
 
-    Every `every` steps: rollout (compiled, on the device), score (on the host, any Python), batches (on the host).
+    Every `every` steps a data batch is cut into `chunks`. The device rolls out one chunk while the host scores the one
+    before it; then the batches of the next `every` steps are made of all of them.
 
     Attributes:
-      rollout: (params, batch, key) -> arrays; compiled.
-      score: rollout arrays as NumPy -> scores as NumPy. A JAX reward belongs in `rollout` and leaves this None.
+      rollout: (params, batch, key) -> arrays whose first axis is joined over the chunks; compiled.
       batches: (rollout arrays, scores, step) -> the batches of the next `every` steps, each with the reserved names.
       every: how many steps one collection feeds.
+      score: rollout arrays of a chunk as NumPy -> scores, a tree of NumPy arrays joined likewise. A JAX reward belongs
+        in `rollout` and leaves this None.
+      chunks: into how many equal parts a data batch is cut; each has a key of its own.
+      metrics: (rollout arrays, scores) -> figures for the logs (mean reward, share of failures).
+      get_state: what the host remembers between collections (running means of rewards), as plain JSON values.
+      set_state: takes what get_state gave, from a checkpoint.
     """
 
     rollout: Callable[[Params, Batch, Key[Array, ""]], PyTree]
     batches: Callable[[PyTree, Any, int], Sequence[Batch]]
     every: int
-    score: Callable[[PyTree], Any] | None = None
+    score: Callable[[PyTree], PyTree] | None = None
+    chunks: int = 1
+    metrics: Callable[[PyTree, PyTree], Mapping[str, float]] | None = None
+    get_state: Callable[[], Any] | None = None
+    set_state: Callable[[Any], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +147,10 @@ class Method:
       samplers: name -> Sampler; the first is the default.
       collect: optional rollout that replaces the data batches.
       checks: name -> (params, batch, key) -> CheckResult, run by `--mode=check` beside the general ones.
+      watch: (step, averaged metrics of a log line) -> None, or the reason to stop the run here, with a checkpoint.
+
+    Tracked roles follow in the order of `roles`: one that tracks a tracked role sees it before or after its own move
+    as they are listed.
     """
 
     roles: Mapping[str, Role]
@@ -143,6 +160,7 @@ class Method:
     checks: Mapping[str, Callable[[Params, Batch, Key[Array, ""]], CheckResult]] = dataclasses.field(
         default_factory=dict
     )
+    watch: Callable[[int, Mapping[str, float]], str | None] | None = None
 
     def __post_init__(self):
         for name, role in self.roles.items():
@@ -159,7 +177,8 @@ class Method:
                     "tx=None to freeze it."
                 )
         for name, sampler in self.samplers.items():
-            self._known(sampler.role, f"Sampler '{name}' reads")
+            for role in (sampler.role, *sampler.also):
+                self._known(role, f"Sampler '{name}' reads")
 
     def _known(self, role: str, who: str) -> None:
         if role not in self.roles:
@@ -211,6 +230,11 @@ class Method:
     def due(self, step: int) -> tuple[str, ...]:
         """The names of the phases that run at a step, in order."""
         return tuple(name for name, phase in self.phases.items() if phase.due(step))
+
+    def updates_of(self, role: str, steps: int) -> int:
+        """How many optimizer updates a role has had after `steps` steps."""
+        trained = [phase for phase in self.phases.values() if role in phase.trains]
+        return sum((steps - phase.offset - 1) // phase.every + 1 for phase in trained if steps > phase.offset)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--processes", type=int, help="with --coordinator: how many processes")
     parser.add_argument("--process", type=int, help="with --coordinator: which one this is, from 0")
     known, rest = parser.parse_known_args(arguments)
+    if known.count is not None and known.count < 1:
+        parser.error(f"--count is {known.count}; it must be at least 1")
+    if (known.processes is not None or known.process is not None) and not known.coordinator:
+        parser.error("--processes and --process go with --coordinator=HOST:PORT")
+    if known.out and not pathlib.Path(known.out).absolute().parent.is_dir():
+        parser.error(f"--out={known.out}: there is no folder {pathlib.Path(known.out).parent}")
     overrides, i = [], 0
     while i < len(rest):
         name, equals, value = rest[i].partition("=")
@@ -85,15 +91,24 @@ def main(arguments: list[str] | None = None) -> int:
     workdir = pathlib.Path(options.workdir or os.path.join("runs", config.name))
     try:
         return modes.MODES[options.mode](config, workdir, options, arguments) or 0
+    except (ConfigError, CheckpointError, NotFinite) as error:
+        return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
     except ImportError as error:
         if "pip install" not in str(error):  # a mistake of ours, not a package that the user left out
             raise
         return _refuse(error, 2)
-    except (ConfigError, CheckpointError, NotFinite, FileNotFoundError) as error:
-        return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        what = f"{error.strerror}: '{error.filename}'" if error.filename else str(error)
+        return _refuse(
+            f"{what} (--workdir={workdir} must be a folder that can be written)" if error.filename else what, 1
+        )
+    except RuntimeError as error:
+        if "backend" not in str(error):
+            raise
+        return _refuse(f"--platform={options.platform}: {str(error).splitlines()[0]}", 2)
 
 
-def _refuse(error: Exception, status: int) -> int:
+def _refuse(error: Exception | str, status: int) -> int:
     print(f"flowjax: {error}", file=sys.stderr)
     return status
 

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from flowjax.choices import choose
-from flowjax.config import ConfigError
+from flowjax.config import ConfigError, refuse_another_run
 from flowjax.training.run import Run
 from flowjax.training.synthesis import synthesise
 
@@ -117,6 +117,7 @@ def _latest(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespa
     step = checkpoints.latest()
     if step is None:
         raise FileNotFoundError(f"There is no complete checkpoint in {workdir / 'checkpoints'}. Train first.")
+    refuse_another_run(config, checkpoints.config(step), step)
     state, _ = checkpoints.restore(step, run.executor.abstract)
     params = dict(state.params)
     if options.ema_std is not None:

@@ -28,8 +28,19 @@ def _learning_rate(peak: float, warmup_steps: int, decay: str, total_steps: int,
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, steps, final_fraction),
         "linear": lambda: optax.linear_schedule(peak, final_fraction * peak, steps),
-        "inverse_sqrt": lambda: lambda step: peak / jnp.sqrt(1.0 + step / max(warmup_steps, 1)),
+        "inverse_sqrt": lambda: lambda step: peak / jnp.sqrt(1.0 + step / warmup_steps),
     }
+    if peak <= 0 or warmup_steps < 0 or not 0 <= final_fraction <= 1:
+        raise ValueError(
+            f"An optimizer needs learning_rate > 0, warmup_steps >= 0 and final_fraction in [0, 1]; it has {peak}, "
+            f"{warmup_steps} and {final_fraction}."
+        )
+    if final_fraction and decay not in ("cosine", "linear"):
+        raise ValueError(
+            f"The decay '{decay}' has no end to which final_fraction={final_fraction} could apply. Leave it out."
+        )
+    if decay == "inverse_sqrt" and not warmup_steps:
+        raise ValueError("The decay 'inverse_sqrt' falls with step / warmup_steps: set warmup_steps.")
     after = choose("learning-rate decay", decay, shapes)()
     if warmup_steps == 0:
         return after
@@ -37,6 +48,8 @@ def _learning_rate(peak: float, warmup_steps: int, decay: str, total_steps: int,
 
 
 def _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm) -> Optimizer:
+    if clip_norm is not None and clip_norm <= 0:
+        raise ValueError(f"clip_norm is {clip_norm}; it must be positive, or None for no clipping.")
     schedule = _learning_rate(learning_rate, warmup_steps, decay, total_steps, final_fraction)
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     return Optimizer(optax.chain(*clip, rule(schedule)), schedule)

@@ -14,14 +14,12 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from flowjax.choices import build
 from flowjax.contract import Batch, CheckResult, Method
-from flowjax.data.pipeline import make_iterator
-from flowjax.paths.couplings import COUPLINGS
+from flowjax.training.feed import make_feed
 from flowjax.training.run import Run, build_method
 from flowjax.training.sharding import path_name
 from flowjax.training.state import State, named_key, parameter_count, step_key
-from flowjax.training.update import phase_gradients
+from flowjax.training.update import phase_gradients, with_step
 
 HEART_UPDATES, HEART_RATE, HEART_FRACTION = 200, 2e-3, 0.5
 LEAST_SHARE = 1e-4  # of all training times: less in an interval of the sampling grid means it was hardly ever seen
@@ -45,11 +43,11 @@ def check(run: Run, report: Callable[[str], None]) -> list[CheckResult]:
 
 
 def _checks(run: Run) -> Iterator[CheckResult]:
-    coupling = build("coupling", run.config.coupling, COUPLINGS)
-    iterator = make_iterator(run.source, run.config.batch_size, run.config.seed, coupling)
-    batch = {name: jnp.asarray(value) for name, value in next(iterator).items()}
+    iterator, state = run.iterator(), run.executor.start()
+    fed = make_feed(iterator, run.method, run.executor).take(state, 0, 1)
+    batch = with_step({name: jnp.asarray(value[0]) for name, value in fed.items()}, 0)
     iterator.close()
-    state = run.executor.logical(run.executor.start())
+    state = run.executor.logical(state)
     yield _data(run, batch)
     yield _shapes(run, state)
     yield from _copies(run.method, state)
@@ -69,7 +67,7 @@ def _data(run: Run, batch: Batch) -> CheckResult:
     std = float(jnp.std(batch["data"]))
     stated = run.source.spec.std
     passed = bool(jnp.all(jnp.isfinite(batch["data"]))) and 0.5 < std / stated < 2
-    others = ", ".join(sorted(set(batch) - {"data"}))
+    others = ", ".join(sorted(set(batch) - {"data", "step"}))
     detail = f"{batch['data'].shape} per batch, std {std:.3f}, stated {stated:.3f}, others: {others}"
     return CheckResult(
         "data", passed, detail, "The data is not finite or not scaled as its DataSpec says; fix the source."

@@ -19,9 +19,13 @@ from orbax.checkpoint import checkpoint_managers
 from flowjax.training.sharding import path_name
 from flowjax.training.state import State
 
-# A program of its own that returns its input makes new buffers: the next update may reuse the old ones while the
-# checkpoint is still being written (on CPU Orbax would otherwise read them in place).
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+def _safe_to_donate(tree: PyTree) -> PyTree:
+    """On accelerators Orbax copies to the host before save() returns; on the CPU it would read the buffers in place, while
+    the next update already reuses them. There the tree is copied."""
+    return _copy(tree) if jax.default_backend() == "cpu" else tree
 
 
 class CheckpointError(RuntimeError):
@@ -88,7 +92,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_copy(_as_tree(state))),
+            state=ocp.args.StandardSave(_safe_to_donate(_as_tree(state))),
             position=ocp.args.JsonSave(dict(position)),
             config=ocp.args.JsonSave(dict(config)),
         )

@@ -55,7 +55,10 @@ class JitExecutor:
 
     def put(self, batch: Mapping[str, np.ndarray], stacked: bool = True) -> Batch:
         """This process's rows of a (stacked) batch as global arrays, split over the data and fsdp axes."""
-        sharding = NamedSharding(self.mesh, STACKED_BATCH if stacked else BATCH)
+        shards = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        # A part of a batch that does not fall into equal shards is small: every device has all of it.
+        whole = not stacked and any(len(value) % shards for value in batch.values())
+        sharding = NamedSharding(self.mesh, STACKED_BATCH if stacked else PartitionSpec() if whole else BATCH)
         if self.mesh.size == 1:
             return jax.device_put(dict(batch), sharding)
         return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
@@ -84,7 +87,7 @@ class JitExecutor:
         return self.program(due, size)(state, self.put(pad_stack(batches, size)), np.int32(count), self.root)
 
     def _constrain(self, role: str, gradients: PyTree) -> PyTree:
-        shardings = tree_shardings(gradients, self.mesh, True, self.rules, f"{role}/")
+        shardings = tree_shardings(gradients, self.mesh, True, self.rules, name=lambda path, shape: f"{role}/{path}")
         return jax.lax.with_sharding_constraint(gradients, shardings)
 
 
@@ -94,6 +97,8 @@ class PmapExecutor:
     AXIS = "devices"
 
     def __init__(self, method: Method, config: ConfigDict, restored: Mapping[str, PyTree] | None = None):
+        if jax.process_count() > 1:
+            raise ValueError("parallel='pmap' works within one process. With several, use parallel='jit'.")
         self.method, self.config, self._restored = method, config, restored or {}
         self.devices = jax.local_devices()
         self.mesh = make_mesh(config.mesh, "replicated")

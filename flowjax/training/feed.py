@@ -1,6 +1,7 @@
 """What the next updates are fed with: how many fit in one dispatch, from the data or from a rollout."""
 
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,16 +34,22 @@ def dispatch_length(method: Method, step: int, total: int, largest: int, is_even
 class DataFeed:
     """Batches straight from the data."""
 
+    metrics: Mapping[str, float] = types.MappingProxyType({})
+
     def __init__(self, iterator: Any):
         self._iterator = iterator
 
     def take(self, state: State, step: int, count: int) -> dict[str, np.ndarray]:
-        """The next `count` batches, stacked."""
+        """The next batches, stacked: `count` of them, or fewer where the source goes on with another shape."""
         return self._iterator.stack_batches(count)
 
-    def position(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """What a checkpoint stores."""
-        return self._iterator.get_state()
+        return dict(data=self._iterator.get_state())
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what a checkpoint stored."""
+        self._iterator.set_state(state["data"])
 
 
 class CollectFeed:
@@ -52,6 +59,7 @@ class CollectFeed:
         self._iterator, self._collect, self._executor = iterator, collect, executor
         self._rollout = jax.jit(collect.rollout)
         self._pending: list[Batch] = []
+        self.metrics: dict[str, float] = {}
 
     def take(self, state: State, step: int, count: int) -> dict[str, np.ndarray]:
         """The next `count` batches, stacked; rolls out when `step` starts a new period."""
@@ -60,22 +68,50 @@ class CollectFeed:
         chosen, self._pending = self._pending[:count], self._pending[count:]
         return {name: np.stack([np.asarray(batch[name]) for batch in chosen]) for name in chosen[0]}
 
-    def position(self) -> dict[str, Any]:
-        """What a checkpoint stores; checkpoints are only taken where a period ends, so nothing is pending."""
-        return self._iterator.get_state()
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint stores; checkpoints are only taken where a period ends, so no batch is pending."""
+        memory = self._collect.get_state() if self._collect.get_state is not None else None
+        return dict(data=self._iterator.get_state(), collect=memory)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what a checkpoint stored."""
+        self._iterator.set_state(state["data"])
+        if self._collect.set_state is not None:
+            self._collect.set_state(state["collect"])
 
     def _roll_out(self, state: State, step: int) -> list[Batch]:
-        batch = self._executor.put({k: v[0] for k, v in self._iterator.stack_batches(1).items()}, stacked=False)
+        collect = self._collect
+        batch = {name: value[0] for name, value in self._iterator.stack_batches(1).items()}
+        chunks = [
+            {name: part[index] for name, part in _cut(batch, collect.chunks).items()} for index in range(collect.chunks)
+        ]
         params = self._executor.logical(state).params
-        rollout = self._rollout(params, batch, step_key(self._executor.root, step, "collect"))
-        rollout = jax.tree.map(np.asarray, rollout)
-        scores = None if self._collect.score is None else self._collect.score(rollout)
-        batches: Sequence[Batch] = self._collect.batches(rollout, scores, step)
-        if len(batches) != self._collect.every:
-            raise ValueError(
-                f"collect.batches made {len(batches)} batches, but collect.every is {self._collect.every}."
-            )
+        key = step_key(self._executor.root, step, "collect")
+        # All chunks are sent at once: the device works through them while the host scores those that are done.
+        sent = [
+            self._rollout(params, self._executor.put(chunk, stacked=False), jax.random.fold_in(key, index))
+            for index, chunk in enumerate(chunks)
+        ]
+        rollouts, scores = [], []
+        for arrays in sent:
+            rollouts.append(jax.tree.map(np.asarray, arrays))
+            if collect.score is not None:
+                scores.append(collect.score(rollouts[-1]))
+        join = lambda trees: jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees) if trees else None
+        rollout, score = join(rollouts), join(scores)
+        if collect.metrics is not None:
+            self.metrics = dict(collect.metrics(rollout, score))
+        batches: Sequence[Batch] = collect.batches(rollout, score, step)
+        if len(batches) != collect.every:
+            raise ValueError(f"collect.batches made {len(batches)} batches, but collect.every is {collect.every}.")
         return list(batches)
+
+
+def _cut(batch: Batch, chunks: int) -> dict[str, np.ndarray]:
+    size = len(batch["mask"]) if "mask" in batch else len(next(iter(batch.values())))
+    if size % chunks:
+        raise ValueError(f"collect.chunks={chunks} does not divide the {size} examples of a batch.")
+    return {name: np.reshape(value, (chunks, size // chunks, *value.shape[1:])) for name, value in batch.items()}
 
 
 def make_feed(iterator: Any, method: Method, executor: Any) -> DataFeed | CollectFeed:

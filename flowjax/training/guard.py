@@ -6,18 +6,20 @@ in hand is the one *before* the bad update, and the batch and key of that update
 
 import json
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from flowjax.contract import Batch, Method
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.sharding import path_name
 from flowjax.training.state import State, step_key
-from flowjax.training.update import phase_gradients
+from flowjax.training.update import apply_gradients, phase_gradients, with_step
 
 KEY_PREFIX = "key "
 
@@ -47,7 +49,11 @@ def stop(
 ) -> NotFinite:
     """Writes the state before the bad update, the last batches and the keys of their phases; returns the error to raise."""
     folder = workdir / "failure"
-    folder.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:  # of an earlier failure: Orbax would not write an older step beside it
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("failure folder")
     checkpoints = Checkpoints(folder / "checkpoints", keep_latest=1)
     checkpoints.save(step, state, {}, config)
     checkpoints.close()
@@ -93,16 +99,17 @@ def replay(workdir: pathlib.Path, method: Method, abstract: State) -> list[str]:
         lines += _report(f"batch '{name}'", value)
     for role, tree in state.params.items():
         lines += [line for path, leaf in _leaves(tree) for line in _report(f"parameters {role}/{path}", leaf)]
-    for name, key in keys.items():
-        phase = method.phases[name]
-        values, metrics = jax.jit(phase.loss)(state.params, batch, key)
+    batch = with_step(batch, step)
+    params, optimizer = dict(state.params), dict(state.optimizer)
+    for name in method.due(step):
+        phase, key = method.phases[name], keys[name]
+        values, metrics = jax.jit(phase.loss)(params, batch, key)
         lines += _report(f"loss of phase '{name}', example", values)
         for metric, value in metrics.items():
             lines += _report(f"metric '{metric}' of phase '{name}'", value)
-        _, gradients, _ = jax.jit(lambda p, b, k, phase=phase: phase_gradients(phase, p, b, k))(
-            state.params, batch, key
-        )
+        _, gradients, _ = jax.jit(lambda p, b, k, phase=phase: phase_gradients(phase, p, b, k))(params, batch, key)
         lines += [line for path, leaf in _leaves(gradients) for line in _report(f"gradient {path}", leaf)]
+        apply_gradients(method, phase, gradients, params, optimizer)  # the next phase starts from here
     if len(lines) == 1:
         lines.append("every number is finite in this replay: the failure depends on the hardware or on the precision.")
     return lines

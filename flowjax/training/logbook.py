@@ -1,6 +1,5 @@
 """What a run writes while it trains: its config, logs, pictures, measurements, status and report."""
 
-import collections
 import json
 import time
 from collections.abc import Mapping
@@ -9,13 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from flowjax.config import difference
+from flowjax.choices import suggestion
+from flowjax.config import ConfigError, difference
 from flowjax.evaluation import run_files
 from flowjax.evaluation.receipts import write_receipt
 from flowjax.evaluation.report import write_report
+from flowjax.training.executors import JitExecutor
+from flowjax.training.plan import update_flops
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, make_evaluators, sample_picture
-from flowjax.training.speed import mfu, peak_flops, update_flops
+from flowjax.training.speed import mfu, peak_flops
 from flowjax.training.state import State
 from flowjax.training.update import TIME_BINS
 from flowjax.training.writers import Writers
@@ -27,37 +29,38 @@ class MetricSums:
     """Sums the metrics of updates between two log lines."""
 
     def __init__(self):
-        self._updates, self._sums, self._histograms = 0, collections.defaultdict(float), {}
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}  # of each metric: a phase that is not always due has fewer updates
+        self._histograms: dict[str, np.ndarray] = {}
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint between two log lines keeps, so that the next line of a resumed run is the same."""
         histograms = {name: value.tolist() for name, value in self._histograms.items()}
-        return dict(updates=self._updates, sums=dict(self._sums), histograms=histograms)
+        return dict(sums=dict(self._sums), counts=dict(self._counts), histograms=histograms)
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `get_state` gave."""
-        self._updates = state["updates"]
-        self._sums = collections.defaultdict(float, state["sums"])
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
         self._histograms = {name: np.asarray(value, np.float32) for name, value in state["histograms"].items()}
 
     def add(self, metrics: Mapping[str, np.ndarray], count: int) -> None:
         """Takes the stacked metrics of `count` updates."""
-        self._updates += count
         for name, values in metrics.items():
             if name.endswith((COUNT, LOSS)):
                 self._histograms[name] = self._histograms.get(name, 0) + values[:count].sum(0)
             elif name != "healthy":
-                self._sums[name] += float(values[:count].sum())
+                self._sums[name] = self._sums.get(name, 0.0) + float(values[:count].sum())
+                self._counts[name] = self._counts.get(name, 0) + count
 
     def flush(self) -> tuple[dict[str, float], dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Means since the last flush, and phase ('' for the only one) -> (mean loss, count) by time."""
-        means = {name: value / self._updates for name, value in self._sums.items()}
+        means = {name: value / self._counts[name] for name, value in self._sums.items()}
         by_time = {}
         for name, counts in self._histograms.items():
             if name.endswith(COUNT):
                 losses = self._histograms[name.removesuffix(COUNT) + LOSS]
                 by_time[name.removesuffix(COUNT).rstrip("/")] = (losses / np.maximum(counts, 1), counts)
-        self._updates, self._sums, self._histograms = 0, collections.defaultdict(float), {}
+        self._sums, self._counts, self._histograms = {}, {}, {}
         return means, by_time
 
 
@@ -69,7 +72,10 @@ class Logbook:
         self._drawer, self._evaluators = Drawer(run), make_evaluators(run)
         self._writers = Writers(run.workdir, total_steps=run.config.steps, backends=run.config.writers.to_dict())
         self.sums = MetricSums()
-        self.values: dict[str, float] = {}  # the latest evaluation
+        for (
+            sampler
+        ) in run.method.samplers.values():  # a sampler that cannot draw is found now, not at the first picture
+            self._drawer.check(sampler)
 
     def open(self, step: int) -> None:
         """Writes the config and what the samplers are; on a resume cuts the logs back to the checkpoint."""
@@ -77,7 +83,7 @@ class Logbook:
         self._began = self._last_time = time.perf_counter()
         self._last_step = step
         self._device = jax.devices()[0].device_kind
-        self._flops = update_flops(self.run) if peak_flops(self._device) else None
+        self._flops = self._count_flops() if peak_flops(self._device) else None
         self._writers.rewind(step)
         samplers = {
             name: dict(sampler.description, grid_times=sampler.grid)
@@ -92,25 +98,30 @@ class Logbook:
             start = ["config, where it differs from the defaults:", *(f"  {line}" for line in lines)]
             print(f"resuming from step {step}" if step else "\n".join(start), flush=True)
 
-    def write_log(self, step: int) -> None:
-        """One line of metrics, averaged since the last one; speed includes everything done in between."""
+    def write_log(self, step: int, more: Mapping[str, float]) -> dict[str, float]:
+        """One line of metrics, averaged since the last one, with `more` of a collection; returns the averages."""
         now = time.perf_counter()
         means, by_time = self.sums.flush()
+        means |= {f"collect/{name}": float(value) for name, value in more.items()}
         updates_per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
         used = mfu(self._flops, updates_per_second, self._device, jax.device_count())
         speed = dict(
             images_per_second=updates_per_second * self.config.batch_size, **({} if used is None else {"mfu": used})
         )
         self._last_time, self._last_step = now, step
-        rates = {name: role.learning_rate for name, role in self.run.method.roles.items() if role.learning_rate}
+        method = self.run.method
+        rates = {name: role.learning_rate for name, role in method.roles.items() if role.learning_rate}
         rates = {
-            f"learning_rate/{name}" if len(rates) > 1 else "learning_rate": float(rate(step - 1))
+            f"learning_rate/{name}" if len(rates) > 1 else "learning_rate": float(
+                rate(method.updates_of(name, step) - 1)
+            )
             for name, rate in rates.items()
         }
         self._writers.scalars(step, dict(seconds=self.seconds(), **means, **rates, **speed))
         edges = np.linspace(0, 1, TIME_BINS + 1)
         for phase, (losses, counts) in by_time.items():
-            self._writers.by_time(step, phase or next(iter(self.run.method.phases)), edges, losses, counts)
+            self._writers.by_time(step, phase or next(iter(method.phases)), edges, losses, counts)
+        return means
 
     def write_samples(self, step: int, state: State) -> None:
         """One picture for every sampler, of the same noise each time."""
@@ -120,18 +131,25 @@ class Logbook:
             samples = self._drawer.draw(state.params, name, conditions, count, "pictures", count)
             self._writers.image(step, name, sample_picture(samples, self.run.source, conditions.get("label")))
 
-    def evaluate(self, step: int, state: State) -> None:
-        """Measures the default sampler: metrics, receipts."""
+    def evaluate(self, step: int, state: State) -> dict[str, float]:
+        """Measures the default sampler: metrics, receipts; returns the values."""
         if not self._evaluators:
-            return
+            return {}
         sampler = self.run.default_sampler
-        self.values, receipts = evaluate(
+        values, receipts = evaluate(
             self.run, self._drawer, self._evaluators, state.params, step, sampler, self.seconds()
         )
-        self._writers.scalars(step, {f"eval/{metric}": value for metric, value in self.values.items()})
+        self._writers.scalars(step, {f"eval/{metric}": value for metric, value in values.items()})
         if self._writers.active:
             for receipt in receipts:
                 write_receipt(self.run.workdir / run_files.RECEIPTS, receipt)
+        best = self.config.checkpoint.best_metric
+        if best and best not in values:
+            raise ConfigError(
+                f"checkpoint.best_metric is '{best}', which no evaluator gives. There are: {', '.join(sorted(values))}."
+                f"{suggestion(best, values)}"
+            )
+        return values
 
     def status(self, state: str, step: int, message: str = "") -> None:
         """running, finished, stopped or failed: what the report says at its top."""
@@ -148,6 +166,16 @@ class Logbook:
         self._writers.close()
         if self._writers.active:
             write_report(self.run.workdir)
+
+    def _count_flops(self) -> float | None:
+        """Operations a step, averaged over the phases' cycle; None where there is nothing to count them from."""
+        executor, method = self.run.executor, self.run.method
+        if not isinstance(executor, JitExecutor) or method.collect is not None:
+            return None
+        cycle = int(np.lcm.reduce([phase.every for phase in method.phases.values()]))
+        dues = [method.due(step) for step in range(cycle)]
+        counted = {due: update_flops(self.run, executor, due) for due in set(dues) if due}
+        return sum(counted.get(due, 0.0) for due in dues) / cycle
 
     def _write(self, name: str, text: str) -> None:
         if jax.process_index() == 0:

@@ -1,5 +1,6 @@
 """`--mode=plan`: what a run will need, from shapes and the compiler alone; no parameter is allocated."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,15 +9,21 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
+from flowjax.config import ConfigError
 from flowjax.data.pipeline import make_iterator
 from flowjax.training.executors import JitExecutor
 from flowjax.training.run import Run
 from flowjax.training.sharding import STACKED_BATCH
 from flowjax.training.state import parameter_count
+from flowjax.training.update import make_dispatch, make_update
 
 
 def abstract_batches(run: Run, mesh: Mesh, count: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of `count` stacked batches: one host batch is made to learn names and types, none goes to a device."""
+    if run.method.collect is not None:
+        raise ConfigError(
+            "A method that collects makes its batches while it trains: there is nothing to plan them from."
+        )
     coupling = None
     if run.config.coupling.name != "independent":
         coupling = lambda batch, _: {**batch, "noise": batch["data"]}
@@ -25,6 +32,23 @@ def abstract_batches(run: Run, mesh: Mesh, count: int = 1) -> dict[str, jax.Shap
     iterator.close()
     sharding = NamedSharding(mesh, STACKED_BATCH)
     return {name: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding) for name, v in batch.items()}
+
+
+def program_shapes(run: Run, executor: JitExecutor) -> tuple:
+    """The arguments of a program of one update, as shapes."""
+    root = jax.eval_shape(lambda: jax.random.key(0))
+    return executor.abstract, abstract_batches(run, executor.mesh), jax.ShapeDtypeStruct((), jnp.int32), root
+
+
+def update_flops(run: Run, executor: JitExecutor, due: Sequence[str]) -> float:
+    """Floating-point operations of one update over all devices, counted by the compiler before it optimises.
+
+    The body of a loop is counted once, so this lowers the update without micro-batches: they do the same work in parts.
+    A network that scans over its layers is undercounted.
+    """
+    program = jax.jit(make_dispatch(make_update(run.method, due), 1))
+    cost = program.lower(*program_shapes(run, executor)).cost_analysis() or {}
+    return float(cost.get("flops", float("nan")))
 
 
 def device_bytes(tree: PyTree) -> int:
@@ -42,7 +66,9 @@ def plan(run: Run) -> dict[str, Any]:
     Returns: `parameters` by role, `mesh`, bytes a device of parameters, optimizer state and (from the compiler's memory
     analysis) temporaries, and for each set of phases the floating-point operations of one update on one device.
     """
-    executor = JitExecutor(run.method, run.config)
+    executor = run.executor
+    if not isinstance(executor, JitExecutor):  # pmap has no program to lower on shapes; its update is the same
+        executor = JitExecutor(run.method, run.config, run.restored)
     abstract = executor.abstract
     report: dict[str, Any] = dict(
         devices=f"{executor.mesh.size} x {jax.devices()[0].device_kind}",
@@ -56,14 +82,8 @@ def plan(run: Run) -> dict[str, Any]:
     for due in sorted({run.method.due(step) for step in range(int(period))}):
         if not due:
             continue
-        batches = abstract_batches(run, executor.mesh)
-        root = jax.eval_shape(lambda: jax.random.key(0))
-        count = jax.ShapeDtypeStruct((), jnp.int32)
-        compiled = executor.program(due, 1).lower(abstract, batches, count, root).compile()
-        cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
-        entry = dict(
-            flops=float(cost.get("flops", float("nan"))), bytes_accessed=float(cost.get("bytes accessed", float("nan")))
-        )
+        memory = executor.program(due, 1).lower(*program_shapes(run, executor)).compile().memory_analysis()
+        entry = dict(flops=update_flops(run, executor, due) / executor.mesh.size)
         if memory is not None:
             entry |= dict(
                 bytes_temporary=int(memory.temp_size_in_bytes),

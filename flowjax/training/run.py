@@ -12,10 +12,12 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from flowjax.choices import build
-from flowjax.config import ConfigError
+from flowjax.config import ConfigError, refuse_another_run
 from flowjax.contract import Method
 from flowjax.data import SOURCES
+from flowjax.data.pipeline import BatchIterator, make_iterator
 from flowjax.methods import METHODS
+from flowjax.paths.couplings import COUPLINGS
 from flowjax.training.checkpoints import CheckpointError, Checkpoints
 from flowjax.training.executors import EXECUTORS
 from flowjax.training.state import State
@@ -59,13 +61,37 @@ class Run:
 
     @functools.cached_property
     def restored(self) -> dict[str, PyTree]:
-        """The roles that start from another run's checkpoint."""
+        """The roles that start from another run's checkpoint; once this run has one of its own, that is the source."""
+        wanted = {name: role for name, role in self.method.roles.items() if role.restore_from is not None}
+        if not wanted:
+            return {}
+        if self.workdir is not None and (self.workdir / "checkpoints").is_dir():
+            own = self.checkpoints(read_only=True)
+            if own.latest() is not None:
+                return {name: jax.tree.map(np.asarray, own.read_role(name)) for name in wanted}
+        # on the host, so that every process can lay it out as its executor wants
         return {
-            # on the host, so that every process can lay it out as its executor wants
             name: jax.tree.map(np.asarray, read_role(role.restore_from, name, role.init))
-            for name, role in self.method.roles.items()
-            if role.restore_from is not None
+            for name, role in wanted.items()
         }
+
+    def iterator(self) -> BatchIterator:
+        """This process's training batches, coupled, from the first step on."""
+        config = self.config
+        try:
+            coupling = build("coupling", config.coupling, COUPLINGS)
+            return make_iterator(
+                self.source,
+                config.batch_size,
+                config.seed,
+                coupling,
+                jax.process_index(),
+                jax.process_count(),
+                threads=config.loader.threads,
+                prefetch=config.loader.prefetch,
+            )
+        except (ValueError, TypeError) as error:
+            raise ConfigError(str(error)) from error
 
     def checkpoints(self, read_only: bool = False) -> Checkpoints:
         """The run's own checkpoints."""
@@ -77,6 +103,7 @@ class Run:
         step = checkpoints.latest()
         if step is None:
             return self.executor.start(), None
+        refuse_another_run(self.config, checkpoints.config(step), step)
         state, data = checkpoints.restore(step, self.executor.abstract)
         return self.executor.place(state), data
 
@@ -84,6 +111,10 @@ class Run:
     def default_sampler(self) -> str:
         """`default` if the method has a sampler of that name, else its first."""
         names = list(self.method.samplers)
+        if not names:
+            raise ConfigError(
+                "The config has no samplers, so nothing can be drawn or measured. Add one to config.samplers."
+            )
         return "default" if "default" in names else names[0]
 
 

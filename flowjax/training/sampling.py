@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
@@ -13,6 +14,7 @@ from jaxtyping import Array, PyTree
 from flowjax.arrays import example_keys
 from flowjax.choices import build, choose
 from flowjax.config import ConfigError
+from flowjax.contract import Sampler
 from flowjax.data.pipeline import evaluation_batches
 from flowjax.evaluation import EVALUATORS, HIGHER_IS_BETTER, pictures, run_files
 from flowjax.evaluation.receipts import make_receipt
@@ -37,6 +39,12 @@ class Drawer:
             lambda params, conditions, key, rows: draw(params, conditions, example_keys(key, rows)),
             out_shardings=NamedSharding(self.run.executor.mesh, PartitionSpec()),
         )
+
+    def check(self, sampler: Sampler) -> None:
+        """Traces a sampler on shapes: what is wrong with its network, guidance or grid is an error here."""
+        conditions = {name: jnp.asarray(value) for name, value in self.balanced(2).items()}
+        keys = example_keys(jax.random.key(0), jnp.arange(2))
+        jax.eval_shape(sampler.draw, self.run.executor.abstract.params, conditions, keys)
 
     def _put(self, value: np.ndarray) -> jax.Array:
         """The same array on every process, its rows split over the devices where they divide."""

@@ -12,7 +12,7 @@ their gradients and for the optimizer's copies of them alike.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -97,22 +97,41 @@ def partition(path: str, shape: tuple[int, ...], mesh: Mesh, split: bool, rules:
     return PartitionSpec(*axes)
 
 
-def tree_shardings(tree: PyTree, mesh: Mesh, split: bool, rules: Sequence = (), prefix: str = "") -> PyTree:
-    """The NamedSharding of every leaf of a tree of arrays or shapes."""
+def tree_shardings(
+    tree: PyTree,
+    mesh: Mesh,
+    split: bool,
+    rules: Sequence = (),
+    name: Callable[[str, tuple[int, ...]], str] = lambda path, shape: path,
+) -> PyTree:
+    """The NamedSharding of every leaf of a tree of arrays or shapes; `name` says which parameter a leaf belongs to."""
 
     def place(path, leaf):
-        return NamedSharding(mesh, partition(f"{prefix}{path_name(path)}", leaf.shape, mesh, split, rules))
+        return NamedSharding(mesh, partition(name(path_name(path), leaf.shape), leaf.shape, mesh, split, rules))
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def state_shardings(state: State, mesh: Mesh, sharding: str, rules: Sequence = ()) -> State:
-    """The shardings of a whole State, from its shapes."""
+    """The shardings of a whole State, from its shapes. A rule that matches no parameter is refused."""
     level = LEVELS[sharding]
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(state.params)[0]}
+    for pattern, _ in rules:
+        if not any(re.search(pattern, name) for name in shapes):
+            raise ValueError(
+                f"The partition rule '{pattern}' matches no parameter. Parameters: {', '.join(list(shapes)[:8])}, ..."
+            )
+
+    def parameter(path: str, shape: tuple[int, ...]) -> str:
+        """'student/0/mu/layer/kernel' is the optimizer's copy of 'student/layer/kernel', and lies where that lies."""
+        role, *parts = path.split("/")
+        names = [f"{role}/{'/'.join(parts[start:])}" for start in range(len(parts))]
+        return next((name for name in names if shapes.get(name) == shape), path)
+
     whole = NamedSharding(mesh, PartitionSpec())
     return state.replace(
         step=whole,
         healthy=whole,
         params=tree_shardings(state.params, mesh, level >= 3, rules),
-        optimizer=tree_shardings(state.optimizer, mesh, level >= 1, rules),
+        optimizer=tree_shardings(state.optimizer, mesh, level >= 1, rules, name=parameter),
     )

@@ -4,13 +4,6 @@ Peaks are the vendors' dense figures for bfloat16 matrix products. On a device t
 figure rather than a guess.
 """
 
-import jax
-import jax.numpy as jnp
-
-from flowjax.training.executors import JitExecutor
-from flowjax.training.plan import abstract_batches
-from flowjax.training.run import Run
-
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
@@ -26,18 +19,6 @@ def peak_flops(device_kind: str) -> float | None:
     """The peak of one device of this kind, by the longest listed name it starts with; None when it is not listed."""
     names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
     return PEAK_FLOPS[max(names, key=len)] if names else None
-
-
-def update_flops(run: Run, step: int = 0) -> float | None:
-    """Operations of the update at a step over all devices, counted by the compiler before it optimises."""
-    if not isinstance(run.executor, JitExecutor):
-        return None
-    executor = run.executor
-    root = jax.eval_shape(lambda: jax.random.key(0))
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    program = executor.program(run.method.due(step), 1)
-    cost = program.lower(executor.abstract, abstract_batches(run, executor.mesh), count, root).cost_analysis()
-    return float(cost["flops"]) if cost and "flops" in cost else None
 
 
 def mfu(flops: float | None, updates_per_second: float, device_kind: str, devices: int) -> float | None:

@@ -1,21 +1,22 @@
 """The training loop. It knows phases, schedules and checkpoints; it holds no algorithm's name.
 
 Every iteration dispatches as many updates as fit before the next event, then looks at the metrics of the dispatch before
-last: the host is never far ahead of the device, and the device never waits for the host.
+last: between events the device never waits for the host, and the host is never far ahead of the device.
 """
 
 import collections
+import contextlib
+import fcntl
+import pathlib
 import signal
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from flowjax.choices import build
-from flowjax.config import Schedule
-from flowjax.data.pipeline import make_iterator
-from flowjax.paths.couplings import COUPLINGS
+from flowjax.config import ConfigError, Schedule
 from flowjax.training import guard
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.feed import dispatch_length, make_feed
@@ -24,10 +25,12 @@ from flowjax.training.run import Run
 from flowjax.training.state import State
 
 IN_FLIGHT = 2  # dispatches whose metrics have not been looked at yet
+RECENT = 4  # batches in the dump of a NaN
+ASKED = "asked to stop"
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop (SIGTERM, Ctrl-C), saved a checkpoint and can go on later; the exit status is 143."""
+    """The run was asked to stop (SIGTERM, Ctrl-C, its own watch), saved a checkpoint and can go on; exit status 143."""
 
 
 class Trainer:
@@ -39,22 +42,25 @@ class Trainer:
         per_epoch = size / config.batch_size if size else None
         self.schedules = {name: Schedule(when, config.steps, per_epoch) for name, when in config.when.items()}
         self.period = method.collect.every if method.collect is not None else 1
-        coupling = build("coupling", config.coupling, COUPLINGS)
-        self.iterator = make_iterator(
-            run.source, config.batch_size, config.seed, coupling, jax.process_index(), jax.process_count()
-        )
+        if config.steps % self.period:
+            raise ConfigError(
+                f"steps={config.steps} is not a multiple of the {self.period} steps that one collection feeds: the last would "
+                f"be cut. Use {config.steps // self.period * self.period + self.period}."
+            )
+        self.iterator = run.iterator()
         self.feed = make_feed(self.iterator, method, run.executor)
         self.logbook = Logbook(run)
         self.in_flight: collections.deque = collections.deque()
-        self.stop_asked = False
+        self.recent: collections.deque = collections.deque(maxlen=RECENT)  # (step, host batch), for the dump of a NaN
+        self.stop_reason = ""
 
     def due(self, event: str, done: int) -> bool:
         """Whether an event happens after `done` steps. Checkpoints wait for the end of a collection period."""
         schedule = self.schedules[event]
-        if event != "checkpoint" or self.period == 1:
+        if event != "checkpoint":
             return schedule.due(done)
-        ended = done % self.period == 0 or done == self.config.steps
-        return ended and any(schedule.due(step) for step in range(done - self.period + 1, done + 1))
+        period = range(done - self.period + 1, done + 1)
+        return done % self.period == 0 and (done == self.config.steps or any(map(schedule.due, period)))
 
     def is_event(self, done: int) -> bool:
         """Whether the host has anything to do after `done` steps."""
@@ -66,27 +72,37 @@ class Trainer:
         checkpoints = run.checkpoints()
         state, position = run.start_or_resume(checkpoints)
         step = int(run.executor.logical(state).step)
+        if step > config.steps:
+            raise ConfigError(
+                f"The checkpoint in {run.workdir} is at step {step}, beyond steps={config.steps}. Ask for more steps, or give "
+                "another --workdir."
+            )
         if position is not None:
-            self.iterator.set_state(position["data"])
+            self.feed.set_state(position["feed"])
             self.logbook.sums.set_state(position["log"])
         self.logbook.open(step)
+        dispatches = 0
         previous = self._catch_signals()
         try:
             while step < config.steps:
                 count = dispatch_length(run.method, step, config.steps, config.steps_per_dispatch, self.is_event)
                 batches = self.feed.take(state, step, count)
+                count = len(batches["mask"])
                 state, metrics = run.executor.run(state, batches, run.method.due(step), count)
                 self.in_flight.append((step, count, batches, metrics))
                 step += count
                 while len(self.in_flight) > IN_FLIGHT:
                     self._look(state)
-                if jax.process_count() > 1:  # processes must agree on where to stop
-                    self.stop_asked = multihost_utils.reached_preemption_sync_point(step)
-                if self.is_event(step) or self.stop_asked:
+                dispatches += 1
+                # Processes must agree on where to stop; the counter of this call has to grow by one each time.
+                if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(dispatches):
+                    self.stop_reason = ASKED
+                stopping = self.stop_reason and step % self.period == 0
+                if self.is_event(step) or stopping:
                     while self.in_flight:
                         self._look(state)
                     self._events(step, state, checkpoints)
-                if self.stop_asked:
+                if self.stop_reason and step % self.period == 0 and step < config.steps:
                     self._stop(step, state, checkpoints)
             self.logbook.status("finished", step)
         except BaseException as error:
@@ -103,44 +119,49 @@ class Trainer:
 
     def _events(self, step: int, state: State, checkpoints: Checkpoints) -> None:
         logical = self.run.executor.logical(state)
+        measured: dict[str, float] = {}
         if self.due("log", step) or step == self.config.steps:
-            self.logbook.write_log(step)
-        if self.due("sample", step):
-            self.logbook.write_samples(step, logical)
-        if self.due("evaluate", step):
-            self.logbook.evaluate(step, logical)
-        if self.due("checkpoint", step):
-            self._save(step, state, checkpoints)
+            means = self.logbook.write_log(step, self.feed.metrics)
+            reason = self.run.method.watch(step, means) if self.run.method.watch is not None else None
+            self.stop_reason = self.stop_reason or reason or ""
+        try:
+            if self.due("sample", step):
+                self.logbook.write_samples(step, logical)
+            if self.due("evaluate", step):
+                measured = self.logbook.evaluate(step, logical)
+        finally:  # a picture or a measurement that fails must not cost the training behind it
+            if self.due("checkpoint", step):
+                self._save(step, state, checkpoints, measured)
 
-    def _save(self, step: int, state: State, checkpoints: Checkpoints) -> None:
+    def _save(self, step: int, state: State, checkpoints: Checkpoints, measured: dict[str, float]) -> None:
         logical = self.run.executor.logical(state)
-        position = dict(data=self.feed.position(), log=self.logbook.sums.get_state())
-        checkpoints.save(step, logical, position, self.config.to_dict(), self.logbook.values)
+        position = dict(feed=self.feed.get_state(), log=self.logbook.sums.get_state())
+        checkpoints.save(step, logical, position, self.config.to_dict(), measured)
 
     def _look(self, state: State) -> None:
         """Waits for the oldest dispatch; stops the run when one of its updates was not finite."""
         first, count, batches, metrics = self.in_flight.popleft()
         metrics = {name: np.asarray(value) for name, value in metrics.items()}
         healthy = metrics.get("healthy", np.ones(count, bool))[:count]
+        good = count if healthy.all() else int(np.argmin(healthy)) + 1
+        for index in range(max(0, good - RECENT), good):
+            self.recent.append((first + index, {name: value[index] for name, value in batches.items()}))
         if healthy.all():
             self.logbook.sums.add(metrics, count)
             return
-        index = int(np.argmin(healthy))
-        recent = [(first + i, {name: value[i] for name, value in batches.items()}) for i in range(index + 1)][-4:]
-        found = guard.bad_metrics(metrics, index)
+        found = guard.bad_metrics(metrics, good - 1)
         logical = self.run.executor.logical(state)
-        raise guard.stop(
-            self.run.workdir, self.run.method, first + index, logical, recent, self.config.to_dict(), found
-        )
+        config, step = self.config.to_dict(), first + good - 1
+        raise guard.stop(self.run.workdir, self.run.method, step, logical, list(self.recent), config, found)
 
     def _catch_signals(self) -> dict:
         if jax.process_count() > 1:
             return {}
 
         def ask(number, frame):
-            if self.stop_asked:  # asked twice: stop at once
+            if self.stop_reason:  # asked twice: stop at once
                 raise KeyboardInterrupt
-            self.stop_asked = True
+            self.stop_reason = ASKED
 
         try:
             return {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -148,14 +169,36 @@ class Trainer:
             return {}
 
     def _stop(self, step: int, state: State, checkpoints: Checkpoints) -> None:
-        if step % self.period == 0:
-            self._save(step, state, checkpoints)
-        self.logbook.status("stopped", step, "asked to stop; the same command goes on from the latest checkpoint")
-        print(f"flowjax: stopped at step {step}; the same command goes on from the latest checkpoint", file=sys.stderr)
+        if step not in checkpoints.steps():
+            self._save(step, state, checkpoints, {})
+        self.logbook.status("stopped", step, f"{self.stop_reason}; the same command goes on from here")
+        if jax.process_index() == 0:
+            print(
+                f"flowjax: stopped at step {step}: {self.stop_reason}; the same command goes on from here",
+                file=sys.stderr,
+            )
         raise Stopped(143)
 
 
 def train(run: Run) -> State:
     """Trains a run to its end, from its latest checkpoint where there is one."""
+    trainer = Trainer(run)  # everything that can be wrong with a config is found here, before a folder is made
     run.workdir.mkdir(parents=True, exist_ok=True)
-    return Trainer(run).train()
+    with only_trainer(run.workdir):
+        return trainer.train()
+
+
+@contextlib.contextmanager
+def only_trainer(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds the workdir's lock: two trainers in one folder would interleave their logs and checkpoints."""
+    if jax.process_index() != 0:
+        yield
+        return
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another process is training in {workdir}. Wait for it, or give another --workdir."
+            ) from None
+        yield

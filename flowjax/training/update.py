@@ -42,6 +42,7 @@ def make_update(
 
     def update(state: State, batch: Batch, root: Key[Array, ""]) -> tuple[State, Metrics]:
         params, optimizer = dict(state.params), dict(state.optimizer)
+        batch = with_step(batch, state.step)
         metrics: dict[str, Array] = {}
         finite = jnp.ones((), bool)
         for name in due:
@@ -50,9 +51,7 @@ def make_update(
             loss, gradients, extra = phase_gradients(phase, params, batch, key, accumulation, axis, constrain)
             norm = optax.tree.norm(gradients)
             finite &= jnp.isfinite(loss) & jnp.isfinite(norm)
-            for role in phase.trains:
-                changes, optimizer[role] = method.roles[role].tx.update(gradients[role], optimizer[role], params[role])
-                params[role] = optax.apply_updates(params[role], changes)
+            apply_gradients(method, phase, gradients, params, optimizer)
             prefix = f"{name}/" if len(method.phases) > 1 else ""
             metrics |= {prefix + key: value for key, value in dict(loss=loss, grad_norm=norm, **extra).items()}
         for name, role in method.roles.items():
@@ -66,6 +65,20 @@ def make_update(
         return new, metrics
 
     return update
+
+
+def with_step(batch: Batch, step: int | Int[Array, ""]) -> Batch:
+    """The batch with its reserved entry `step`, one for each example so that micro-batches have it too."""
+    return {**batch, "step": jnp.full(batch["mask"].shape, step, jnp.int32)}
+
+
+def apply_gradients(
+    method: Method, phase: Phase, gradients: Params, params: dict[str, PyTree], optimizer: dict[str, PyTree]
+) -> None:
+    """Moves the phase's roles in place of the two dictionaries, each by its own optimizer."""
+    for role in phase.trains:
+        changes, optimizer[role] = method.roles[role].tx.update(gradients[role], optimizer[role], params[role])
+        params[role] = optax.apply_updates(params[role], changes)
 
 
 def phase_gradients(

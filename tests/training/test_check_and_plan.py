@@ -127,7 +127,8 @@ def test_plan_counts_parameters_bytes_and_operations_on_shapes(monkeypatch):
     widths = [(19, 256), (256, 256), (256, 256), (256, 2)]
     expected = sum(i * o + o for i, o in widths)
     assert report["parameters"] == {"student": expected, "ema": expected}
-    # 19 inputs: two coordinates, t and eight pairs of octaves. zero3 over eight devices: the large matrices are split eight ways, vectors and small matrices are whole
+    # 19 inputs: two coordinates, t and eight pairs of octaves.
+    # zero3 over eight devices: the large matrices are split eight ways, vectors and small matrices are whole
     split = sum(4 * i * o / 8 for i, o in widths[:3]) + 4 * (256 * 2) + sum(4 * o for _, o in widths)
     assert report["bytes_parameters"] == 2 * split
     entry = report["updates"]["flow"]

@@ -76,7 +76,7 @@ def climb(method, steps, start=None, first=0, length=3):
 def test_a_policy_climbs_on_its_own_rollouts(score):
     state, feed = climb(rollout_method(score), 120)
     assert abs(float(state.params["policy"]["mean"]) - TARGET) < 0.3
-    assert feed.position() == {"next_index": 120 // EVERY}
+    assert feed.get_state() == {"data": {"next_index": 120 // EVERY}, "collect": None}
 
 
 def test_resumed_at_the_end_of_a_period_it_is_the_same_run():
@@ -110,3 +110,53 @@ def test_dispatches_stop_at_events_phase_changes_periods_and_the_end():
     alternating = Method(roles=role, phases={"a": Phase(zero, ("a",)), "b": Phase(zero, ("a",), every=4, offset=3)})
     assert lengths(alternating, 8, 8) == [3, 1, 3, 1]
     assert lengths(rollout_method(), 9, 3) == [3, 1, 3, 1, 1]
+
+
+def test_chunks_are_scored_one_by_one_and_joined_and_the_host_remembers():
+    seen, memory = [], {"count": 0}
+
+    def score(arrays):
+        seen.append(arrays["actions"].shape)
+        memory["count"] += len(arrays["actions"])
+        return {"reward": arrays["actions"].sum(-1)}
+
+    def cut(arrays, scores, step):
+        np.testing.assert_allclose(scores["reward"], arrays["actions"].sum(-1))
+        assert len({tuple(row) for row in arrays["actions"].tolist()}) == SIZE  # each chunk has noise of its own
+        return [
+            dict(
+                data=arrays["actions"],
+                mask=np.ones(SIZE, np.float32),
+                weight=np.ones(SIZE, np.float32),
+                row=np.arange(SIZE),
+            )
+        ]
+
+    collect = Collect(
+        rollout=lambda params, batch, key: {"actions": jax.random.normal(key, (len(batch["data"]), 1))},
+        batches=cut,
+        every=1,
+        score=score,
+        chunks=4,
+        metrics=lambda arrays, scores: {"reward": float(scores["reward"].mean())},
+        get_state=lambda: dict(memory),
+        set_state=memory.update,
+    )
+    method = Method(
+        roles={"policy": Role(init=lambda key: {"mean": jnp.zeros(())}, tx=optax.sgd(0.1))},
+        phases={"imitate": Phase(loss, ("policy",))},
+        collect=collect,
+    )
+    _, feed = climb(method, 3)
+    assert seen == [(SIZE // 4, 1)] * 12 and "reward" in feed.metrics
+    state = feed.get_state()
+    assert state["collect"] == {"count": 3 * SIZE}
+    memory["count"] = 0
+
+    class Settable(Ones):
+        def set_state(self, state):
+            self.next = state["next_index"]
+
+    again = make_feed(Settable(), method, JitExecutor(method, toy_config()))
+    again.set_state(state)
+    assert memory["count"] == 3 * SIZE and again.get_state() == state

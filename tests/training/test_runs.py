@@ -201,6 +201,14 @@ BAD = {
     ),
     "missing dependency": (["--config.writers.wandb=True"], 2, "needs wandb", "pip install"),
     "unknown config": ([], 2, "No config file", "configs/points.py"),
+    "another coupling": (["--config.coupling.name=ot"], 2, "Unknown coupling 'ot'", ""),
+    "negative clip": (["--config.optimizer.clip_norm=-1"], 2, "clip_norm is -1", "must be positive"),
+    "no such platform": (["--platform=gpu"], 2, "--platform=gpu", "backend"),
+    "negative seed": (["--config.seed=-1"], 2, "'seed' is -1", "at least 0"),
+    "mesh that does not fit": (["--config.mesh.data=3", "--mode=plan"], 2, "needs a multiple of 3 devices", ""),
+    "guidance without conditions": (["--config.samplers.default.guidance.name=cfg"], 2, "guidance", ""),
+    "weak role that is not there": (["--config.samplers.default.guidance.name=autoguidance"], 2, "weak", ""),
+    "nothing to sample": (["--mode=sample"], 1, "There is no run in", "Train first"),
     "unknown data": (["--config.data.name=moon"], 2, "Unknown data source 'moon'", "Did you mean 'moons'"),
 }
 
@@ -215,7 +223,36 @@ def test_bad_input_gives_one_clear_line_and_leaves_nothing(tmp_path, name):
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("flowjax: "), result.stderr
     assert all(text in lines[0] for text in expected), lines[0]
-    assert not list(workdir.glob("**/*.*"))
+    assert not workdir.exists() or not list(workdir.rglob("*"))
+
+
+def test_an_unreadable_config_and_an_impossible_workdir_are_one_line_too(tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config(argument):\n    return defaults()\n")
+    result = run(tmp_path / "run", config=str(broken))
+    assert result.returncode == 2 and "fails at line 2: NameError: name 'defaults'" in result.stderr
+    (tmp_path / "file").write_text("")
+    result = run(tmp_path / "file")
+    assert (
+        result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1 and "must be a folder" in result.stderr
+    )
+
+
+def test_a_workdir_is_of_one_run(uninterrupted):
+    before = (uninterrupted / "config.json").read_text()
+    other = run(uninterrupted, *LONG, "--config.seed=9", "--config.data.name=moons")
+    assert other.returncode == 2 and "is of another run" in other.stderr and "seed: 0 then, 9 now" in other.stderr
+    shorter = run(uninterrupted, *LONG, "--config.steps=100")
+    assert shorter.returncode == 2 and "is at step 400, beyond steps=100" in shorter.stderr
+    assert (uninterrupted / "config.json").read_text() == before
+
+
+def test_measuring_again_replaces_the_receipts(uninterrupted):
+    sets = []
+    for _ in range(2):
+        assert run(uninterrupted, *LONG, "--mode=eval").returncode == 0
+        sets.append({path.name for path in (uninterrupted / "receipts").iterdir()})
+    assert sets[0] == sets[1]
 
 
 def test_a_nan_stops_the_run_with_a_dump_that_replays(tmp_path):
@@ -235,6 +272,14 @@ def test_a_nan_stops_the_run_with_a_dump_that_replays(tmp_path):
     replayed = run(workdir, *bad, "--mode=replay")
     assert replayed.returncode == 0, replayed.stderr
     assert f"replaying step {failure['step']}" in replayed.stdout and "not finite" in replayed.stdout
+    # another failure in the same place, earlier, replaces the dump
+    earlier = run(workdir, *bad, "--config.steps_per_dispatch=1", "--config.optimizer.learning_rate=1e38")
+    assert earlier.returncode == 1, earlier.stderr
+    assert json.loads((workdir / "failure" / "failure.json").read_text())["step"] < failure["step"]
+    again = run(
+        workdir, *bad, "--config.steps_per_dispatch=1", "--config.optimizer.learning_rate=1e38", "--mode=replay"
+    )
+    assert again.returncode == 0 and "not finite" in again.stdout, again.stderr
 
 
 def test_a_corrupt_checkpoint_is_refused_with_the_way_out(uninterrupted, tmp_path):

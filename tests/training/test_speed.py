@@ -3,8 +3,9 @@
 import pytest
 
 from flowjax.config import load
+from flowjax.training.plan import update_flops
 from flowjax.training.run import Run
-from flowjax.training.speed import mfu, peak_flops, update_flops
+from flowjax.training.speed import mfu, peak_flops
 
 
 def test_an_updates_operations_are_those_of_its_matrices():
@@ -12,7 +13,11 @@ def test_an_updates_operations_are_those_of_its_matrices():
     run = Run(load("configs/points.py:tiny", [f"network.width={width}", f"batch_size={batch}"]))
     layers = [(19, width), (width, width), (width, width), (width, 2)]
     products = 2 * batch * sum((2 if n == 0 else 3) * i * o for n, (i, o) in enumerate(layers))
-    assert products < update_flops(run) < 1.25 * products
+    assert products < update_flops(run, run.executor, ("flow",)) < 1.25 * products
+    halves = Run(
+        load("configs/points.py:tiny", [f"network.width={width}", f"batch_size={batch}", "gradient_accumulation=2"])
+    )
+    assert update_flops(halves, halves.executor, ("flow",)) == update_flops(run, run.executor, ("flow",))
 
 
 def test_utilisation():

@@ -151,9 +151,7 @@ VARIANTS = {
     "zero2": dict(sharding="zero2", gradient_accumulation=2),
     "zero3": dict(sharding="zero3"),
     "zero3 on a 2x4 mesh": dict(sharding="zero3", mesh=dict(data=2, fsdp=4, tensor=1)),
-    "tensor": dict(
-        mesh=dict(data=0, fsdp=1, tensor=4), partition_rules=(("student/w|mu/w|nu/w|ema/w", (None, "tensor")),)
-    ),
+    "tensor": dict(mesh=dict(data=0, fsdp=1, tensor=4), partition_rules=((".*/w", (None, "tensor")),)),
     "pmap": dict(parallel="pmap"),
     "pmap, accumulated": dict(parallel="pmap", gradient_accumulation=2),
 }
