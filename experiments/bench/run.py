@@ -25,10 +25,12 @@ import jax
 import numpy as np
 from jax_side import Side, cases, config_of, torch_options
 
-from flowjax.evaluation.receipts import make_receipt, write_receipt
+from flowjax.evaluation.receipts import check_receipt, make_receipt
+from flowjax.evaluation.run_files import write_atomically
 
 HERE = pathlib.Path(__file__).parent
 LARGEST_DIFFERENCE = 1e-3  # of the outputs of the two sides on the same parameters, over the largest output
+LONGEST, LEAST_ROUNDS = 30.0, 3  # seconds of turns for one case, and how many turns it has at least
 PAUSE = 0.05  # seconds between turns: the threads of the side that has finished stop spinning
 
 
@@ -36,12 +38,8 @@ class Worker:
     """The PyTorch process."""
 
     def __init__(self, python: str, threads: int):
-        environment = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "")}
         command = [python, str(HERE / "torch_worker.py"), str(threads)]
-        environment = {name: value for name, value in environment.items() if value}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.about = self._read()
 
     def _read(self) -> dict:
@@ -88,13 +86,16 @@ def measure(name: str, case: dict, worker: Worker, variants: list[str], rounds: 
     for variant in variants:
         calls[variant] = lambda count, variant=variant: worker.ask(do="time", variant=variant, count=count)
     for variant, call in list(calls.items()):  # compiles, allocates, warms up
-        answer = call(case.get("dispatch", 1))
+        answer = call(case.get("dispatch", 1) if variant == "jax" else 2)
         if "error" in answer:
             failed[variant] = answer["error"]
             print(f"  {name}: PyTorch {variant} does not run here: {answer['error']}", flush=True)
             del calls[variant]
     times = {variant: [] for variant in calls}
+    start = time.perf_counter()
     for index in range(rounds):
+        if index >= LEAST_ROUNDS and time.perf_counter() - start > LONGEST:
+            break
         order = list(calls) if index % 2 == 0 else list(calls)[::-1]
         for variant in order:
             time.sleep(PAUSE)
@@ -103,9 +104,10 @@ def measure(name: str, case: dict, worker: Worker, variants: list[str], rounds: 
     return dict(times=times, parameters=side.parameters, difference=built["difference"], images=side.step)
 
 
-def write_receipts(name: str, case: dict, result: dict, worker: Worker, rounds: int, seconds: float) -> None:
+def write_receipts(name: str, case: dict, result: dict, worker: Worker, seconds: float) -> None:
     """One receipt for each variant of PyTorch: the ratio of the medians, and of each pair of turns."""
     ours = result["times"]["jax"]
+    rounds = len(ours)
     median = lambda times, key: float(np.median([item[key] for item in times]))
     for variant, theirs in result["times"].items():
         if variant == "jax":
@@ -139,7 +141,10 @@ def write_receipts(name: str, case: dict, result: dict, worker: Worker, rounds: 
             versions=dict(jax=jax.__version__, torch=worker.about["version"]),
             devices=dict(jax=jax.devices()[0].platform, torch="cpu" if worker.about["device"] == "cpu" else "gpu"),
         )
-        write_receipt(HERE / "receipts", receipt)
+        check_receipt(receipt)
+        # A name of its own, so that measuring again on such a machine replaces the receipt.
+        path = HERE / "receipts" / f"{jax.devices()[0].platform}_{name}_{variant}.json"
+        write_atomically(path, json.dumps(receipt, indent=2) + "\n")
 
 
 def main() -> None:
@@ -149,7 +154,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(cases(False))}")
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter that has PyTorch")
     parser.add_argument("--rounds", type=int, default=0, help="turns of each side (default 9, tiny 2)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--no-receipts", action="store_true", help="print only")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.tiny else 9)
@@ -165,7 +170,7 @@ def main() -> None:
         start = time.perf_counter()
         variants = ["eager"]
         variants += ["channels_last"] if case["network"]["name"] == "unet" else []
-        variants += [] if options.no_compile or options.tiny else ["compile"]
+        variants += ["compile"] if case["compile"] and not (options.no_compile or options.tiny) else []
         result = measure(name, case, worker, variants, rounds)
         seconds = time.perf_counter() - start
         ours = result["times"]["jax"]
@@ -180,7 +185,7 @@ def main() -> None:
             )
         print(f"{name:14} {seconds:.0f} s", flush=True)
         if not options.tiny and not options.no_receipts:
-            write_receipts(name, case, result, worker, rounds, seconds)
+            write_receipts(name, case, result, worker, seconds)
     worker.close()
 
 
