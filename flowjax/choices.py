@@ -66,6 +66,9 @@ def build(kind: str, spec: Spec, table: Mapping[str, Callable[..., T]], **given:
             )
         if key in parameters:
             check_type(f"{kind} '{name}' option '{key}'", value, parameters[key].annotation)
+    missing = [key for key in known if parameters[key].default is inspect.Parameter.empty and key not in options]
+    if missing:
+        raise ValueError(f"The {kind} '{name}' needs the option(s) {', '.join(missing)} in its spec.")
     given = {key: value for key, value in given.items() if takes_any or key in parameters}
     return factory(**given, **options)
 

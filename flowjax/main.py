@@ -84,6 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
         import jax
 
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    try:
+        import jax
+
+        jax.devices()
+    except Exception as error:  # JAX raises whatever its plugins do
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return _refuse(f"--platform={options.platform or 'default'} is not available here: {reason}", 2)
     from flowjax import modes
     from flowjax.training.checkpoints import CheckpointError
     from flowjax.training.guard import NotFinite
@@ -102,10 +109,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(
             f"{what} (--workdir={workdir} must be a folder that can be written)" if error.filename else what, 1
         )
-    except RuntimeError as error:
-        if "backend" not in str(error):
-            raise
-        return _refuse(f"--platform={options.platform}: {str(error).splitlines()[0]}", 2)
 
 
 def _refuse(error: Exception | str, status: int) -> int:
