@@ -1,10 +1,33 @@
-"""Every annotation of flowjax is checked at run time in the tests; eight virtual devices stand in for an accelerator pod."""
+"""Every annotation of flowjax is checked at run time in the tests; eight virtual devices stand in for an accelerator pod.
+
+The tests run many small programs once each, so nearly all their time is compilation. XLA is asked to compile quickly
+rather than well, and keeps what it has compiled in a folder that lives as long as the session: the two workers, and the
+processes that whole-run tests start, then compile each program once between them.
+"""
 
 import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+import shutil
+import tempfile
+from importlib.metadata import version
 
 from jaxtyping import install_import_hook
 
+FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+if version("jaxlib").startswith("0.10."):  # XLA aborts on flags it does not know, and this one is on its way out
+    FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+
+OWN_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers of pytest-xdist inherit it from the process above them
+    OWN_CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="flowjax_tests_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
 install_import_hook("flowjax", "typecheck.checker")
+
+
+def pytest_unconfigure():
+    """Removes the compiled programs of this session."""
+    if OWN_CACHE:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)

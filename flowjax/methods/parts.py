@@ -107,7 +107,7 @@ def draw(setting: Setting, batch: Batch, key: Key[Array, ""], label_dropout: flo
     t = sample_times(setting.times, example_keys(key_time, rows), rows, setting.batch_size, key_strata)
     noise = batch.get("noise")
     if noise is None:
-        noise = setting.noise.sample(example_keys(key_noise, rows), setting.shape)
+        noise = setting.noise.sample(example_keys(key_noise, rows), batch["data"].shape[1:])
     cond = {name: array for name, array in batch.items() if name not in RESERVED}
     dropped = uniform_rows(example_keys(key_label, rows)) < label_dropout
     cond = setting.network.drop(cond, dropped)
@@ -136,11 +136,12 @@ def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
         count = len(next(iter(cond.values()))) if cond else 0
         return setting.network.drop(cond, jnp.ones(count, bool))
 
+    droppable = any(condition.null is not None for condition in setting.network.conditions.values())
     return {
         name: make_sampler(
             spec,
             predict=setting.network.apply,
-            null=null,
+            null=null if droppable else None,
             prediction=setting.prediction,
             path=setting.path,
             noise=setting.noise,

@@ -169,7 +169,7 @@ def make_sampler(
     spec: Mapping[str, Any],
     *,
     predict: Predict,
-    null: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    null: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None,
     prediction: str,
     path: GaussianPath,
     noise: Any,
@@ -180,7 +180,7 @@ def make_sampler(
     Args:
       spec: see the module header.
       predict: (tree, x, t[b], conditions) -> the prediction.
-      null: conditions -> null conditions, for guidance.
+      null: conditions -> null conditions, for guidance; None for a network that has no condition to drop.
       prediction: what `predict` returns.
       path: the path it was trained on.
       noise: the noise of the path, with sample(keys[b], shape) -> array of unit noise.
@@ -190,6 +190,12 @@ def make_sampler(
       A Sampler. It starts from sigma(t_0) noise, which neglects alpha(t_0) x1 at the noise end of the path.
     """
     parts = make_parts(spec, prediction, path)
+    if null is None and parts.guidance.needs == "unconditional":
+        raise ValueError(
+            f"Guidance '{parts.spec['guidance']['name']}' leads away from the unconditional prediction, but the network "
+            "has no condition to drop: both predictions would be the same. Give the data labels (data.labels=True) and "
+            "the network a class condition (network.class_conditional=True), or set guidance=dict(name='none')."
+        )
     adaptive = isinstance(parts.stepper, Adaptive)
 
     def field_of(params, conditions):
@@ -219,4 +225,5 @@ def make_sampler(
         "role": parts.role,
         **{key: value for key, value in parts.spec.items() if key not in (*COMMON, "name")},
     }
-    return Sampler(draw, parts.role, description, None if adaptive else tuple(float(t) for t in parts.grid))
+    also = (parts.guidance.role,) if parts.guidance.needs == "weak" else ()
+    return Sampler(draw, parts.role, description, None if adaptive else tuple(float(t) for t in parts.grid), also)

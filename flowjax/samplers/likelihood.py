@@ -3,10 +3,11 @@ r"""Log-likelihood of data under the probability-flow ODE (Chen et al. 2018; Son
 Along a trajectory of dx/dt = v the log-density falls by the divergence of v, so a solve from data (t = 1) back to noise
 (t = 0) gives
 
-    log p_1(x_1) = log p_0(x_0) - int_0^1 div v(x_t, t) dt,          p_0 = N(0, sigma(start)^2 I).       (1)
+    log p_1(x_1) = log p_0(x_0) - int_0^1 div v(x_t, t) dt,       p_0(x) = q(x / sigma) / sigma^d,       (1)
 
-p_0 is exact where alpha(start) = 0 (linear, trigonometric, vp_cosine). Elsewhere it neglects alpha(start) x1: an error
-of alpha E[x1] x0 / sigma nats to first order, where alpha is 0.0066 on the vp path; centred data has none.
+with q the law of the path's noise (Gaussian, or the Student t law of PFGM++) and sigma = sigma(start). p_0 is exact
+where alpha(start) = 0 (linear, trigonometric, vp_cosine). Elsewhere it neglects alpha(start) x1: for Gaussian noise an
+error of alpha E[x1] x0 / sigma nats to first order, where alpha is 0.0066 on the vp path; centred data has none.
 Where the path ends at some noise the likelihood is that of data with that noise added.
 
 The divergence is exact (one jvp for each dimension) or Hutchinson's estimate e^T J e with Rademacher probes e, drawn
@@ -22,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flowjax.arrays import dot_per_example, sum_per_example
+from flowjax.arrays import dot_per_example
+from flowjax.paths.noises import Noise, gaussian
 from flowjax.samplers.adaptive import Adaptive, solve
 from flowjax.samplers.field import Field
 
@@ -53,10 +55,9 @@ def rademacher_probes(keys: Key[Array, "b"], x: Float[Array, "b ..."], count: in
     return jnp.moveaxis(signs, 1, 0) / math.sqrt(count)
 
 
-def _prior(field: Field, x: Float[Array, "b ..."], start: float) -> Float[Array, "b"]:
+def _prior(field: Field, law: Noise | None, x: Float[Array, "b ..."], start: float) -> Float[Array, "b"]:
     sigma = field.path.sigma(jnp.asarray(start, x.dtype))
-    size = math.prod(x.shape[1:])
-    return -0.5 * sum_per_example((x / sigma) ** 2) - size * (jnp.log(sigma) + 0.5 * math.log(2 * math.pi))
+    return (law or gaussian()).log_density(x / sigma) - math.prod(x.shape[1:]) * jnp.log(sigma)
 
 
 def log_likelihood(
@@ -65,6 +66,7 @@ def log_likelihood(
     grid: np.ndarray,
     keys: Key[Array, "b"] | None = None,
     probes: int | None = None,
+    law: Noise | None = None,
 ) -> tuple[Float[Array, "b"], Float[Array, "b ..."]]:
     """Equation (1) with RK4 on a fixed grid.
 
@@ -74,6 +76,7 @@ def log_likelihood(
       grid: rising times, as for sampling; solved backwards.
       keys: one key for each example, for Hutchinson's estimate.
       probes: how many probes; None for the exact divergence.
+      law: of the path's noise, as in training; None for Gaussian noise.
 
     Returns:
       (log p in nats [b], the noise that x maps to).
@@ -97,7 +100,7 @@ def log_likelihood(
 
     (noise, integral), _ = jax.lax.scan(step, (x, jnp.zeros(x.shape[:1], x.dtype)), (times[:-1], times[1:]))
     # The solve ran from data to noise, so `integral` is minus the integral of (1).
-    return _prior(field, noise, float(grid[0])) + integral, noise
+    return _prior(field, law, noise, float(grid[0])) + integral, noise
 
 
 def adaptive_log_likelihood(
@@ -109,6 +112,7 @@ def adaptive_log_likelihood(
     conditions: Mapping[str, Array] | None = None,
     keys: Key[Array, "b"] | None = None,
     probes: int | None = None,
+    law: Noise | None = None,
 ) -> tuple[Float[Array, "b"], Float[Array, "b ..."]]:
     """Equation (1) with an adaptive solver, for each example on its own; see `log_likelihood` and `Adaptive.solve`."""
     directions = jnp.moveaxis(_directions(x, keys, probes), 1, 0)
@@ -121,7 +125,7 @@ def adaptive_log_likelihood(
             return velocity[0], divergence[0]
 
         (noise, integral), _ = solve(solver, derivative, (x, jnp.zeros((), x.dtype)), end, start)
-        return _prior(field, noise[None], start)[0] + integral, noise
+        return _prior(field, law, noise[None], start)[0] + integral, noise
 
     return jax.vmap(one)(x, directions, dict(conditions or {}))
 

@@ -90,9 +90,7 @@ def test_hostile_strings_stay_text(tmp_path):
     run = fake_run(tmp_path / "evil<b>&run")
     (run / "config.json").write_text(json.dumps(dict(seed=evil, data=dict(name=evil), steps=5000)))
     (run / "config_difference.txt").write_text(f"data.name: a -> {evil}\n")
-    (run / "check.json").write_text(
-        json.dumps([dict(name=evil, passed=False, detail=evil, fix=evil)])
-    )
+    (run / "check.json").write_text(json.dumps([dict(name=evil, passed=False, detail=evil, fix=evil)]))
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 5000, "seconds": 1, evil: 1.0, f"eval/{evil}/x": 2.0}) + "\n")
     for path in (run / "receipts").iterdir():

@@ -47,19 +47,26 @@ def slopes(path, prediction: str):
     directions = spread[prediction][:, None] * features(x, t)
     exact = MIXTURE.prediction(path, prediction, x, t)
 
+    errors = spread[prediction][:, None] * jnp.sin(2 * features(x, t)[1])
+    weights = {space: 1 / (spread[space] + 1e-3) ** 2 for space in PREDICTIONS}
+    arrays = dict(noise=noise, data=data, t=t, exact=exact, errors=errors, directions=directions, weights=weights)
+    # Arguments rather than constants, which XLA would spend its time folding.
+    return lambda field_error: jitted_statistics(path, prediction)(arrays, jnp.float32(field_error))
+
+
+@functools.cache
+def jitted_statistics(path, prediction: str):
     @jax.jit
-    def statistics(field_error):
-        field = exact + field_error * spread[prediction][:, None] * jnp.sin(2 * features(x, t)[1])
+    def statistics(arrays, field_error):
+        field = arrays["exact"] + field_error * arrays["errors"]
 
         def per_example(theta):
-            predict = lambda *_: field + jnp.einsum("f,fbd->bd", theta, directions)
-            losses = [
-                denoising.prediction_loss(
-                    predict, path, prediction, noise, data, t, space, 1 / (spread[space] + 1e-3) ** 2
-                )
-                for space in PREDICTIONS
-            ]
-            return jnp.stack([value for value, _ in losses])
+            predict = lambda *_: field + jnp.einsum("f,fbd->bd", theta, arrays["directions"])
+            pair = arrays["noise"], arrays["data"], arrays["t"]
+            loss = lambda space: denoising.prediction_loss(
+                predict, path, prediction, *pair, space, arrays["weights"][space]
+            )
+            return jnp.stack([loss(space)[0] for space in PREDICTIONS])
 
         derivative = jax.jacfwd(per_example)(jnp.zeros(5))
         return derivative.mean(1) / (derivative.std(1) / jnp.sqrt(COUNT))

@@ -182,9 +182,26 @@ def test_what_cannot_work_is_refused_with_a_remedy():
         make_method(data_in_velocity)
     data_in_velocity.time = dict(name="uniform", high=0.95)
     assert make_method(data_in_velocity).phases
-    with pytest.raises(ValueError, match="would be ignored"):
-        make_method(make_config("pfgmpp", coupling=dict(name="optimal_transport")))
+    for coupling in ("optimal_transport", "sinkhorn"):
+        with pytest.raises(ValueError, match="would be ignored.*name='independent'"):
+            make_method(make_config("pfgmpp", coupling=dict(name=coupling)))
     with pytest.raises(ValueError, match="label_dropout"):
         make_method(make_config(method=dict(name="flow_matching", label_dropout=1.5)))
     with pytest.raises(ValueError, match="prediction"):
         make_method(make_config(method=dict(name="flow_matching", prediction="speed")))
+
+
+@pytest.mark.parametrize("guidance", ["cfg", "cfg_zero_star", "apg"])
+def test_guidance_away_from_the_null_condition_needs_a_condition(guidance: str):
+    """Without a condition both predictions are one, and the scale would do nothing: for either cause."""
+    rule = dict(name=guidance, scale=2.0)
+    samplers = dict(default=dict(name="heun", steps=6, grid=dict(name="uniform"), guidance=rule, role="ema"))
+    config = make_config(samplers=samplers)
+    assert make_method(config).samplers["default"].description["guidance"] == guidance
+    with pytest.raises(ValueError, match="labels=True.*class_conditional=True.*name='none'"):
+        METHODS["flow_matching"](config, DataSpec((2,), None, 1.0), prediction="velocity", loss="velocity")
+    config.network.class_conditional = False
+    with pytest.raises(ValueError, match=f"'{guidance}'.*no condition"):
+        make_method(config)
+    config.samplers.default.guidance = dict(name="autoguidance", scale=2.0, role="ema")
+    assert make_method(config).samplers

@@ -1,9 +1,12 @@
 """Specs to samplers: every stepper on every path reaches the data, keys, conditions, descriptions and refusals."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from flowjax.paths.noises import gaussian
 from flowjax.paths.oracles import GaussianMixture
@@ -14,7 +17,21 @@ from flowjax.samplers.grids import make_grid
 MIXTURE = GaussianMixture(
     jnp.asarray([0.3, 0.5, 0.2]), jnp.asarray([[-1.5], [0.4], [2.0]]), jnp.asarray([0.3, 0.5, 0.2])
 )
+WEIGHTS, MEANS, STDS = np.array([0.3, 0.5, 0.2]), np.array([-1.5, 0.4, 2.0]), np.array([0.3, 0.5, 0.2])
 MEAN, STD = 0.15, 1.2709  # of the mixture
+
+
+def check_samples(x, worst=0.05):
+    """Moments, and the distribution function everywhere: the Gaussian with these moments is 0.13 away."""
+    assert x.mean() == pytest.approx(MEAN, abs=0.12)
+    assert x.std() == pytest.approx(STD, rel=0.08)
+    assert stats.kstest(x, lambda v: stats.norm.cdf((v[:, None] - MEANS) / STDS) @ WEIGHTS).statistic < worst
+
+
+def test_the_check_tells_the_mixture_from_the_gaussian_of_its_moments():
+    gaussian_of_the_moments = stats.norm.ppf((np.arange(2048) + 0.5) / 2048) * STD + MEAN
+    with pytest.raises(AssertionError, match="statistic"):
+        check_samples(gaussian_of_the_moments, worst=0.1)
 
 
 def sampler(spec, path_name="linear", prediction="velocity"):
@@ -24,10 +41,11 @@ def sampler(spec, path_name="linear", prediction="velocity"):
         value = MIXTURE.prediction(path, prediction, x, t)
         return value + tree * conditions["shift"][:, None] if "shift" in conditions else value
 
-    return make_sampler(
+    built = make_sampler(
         spec, predict=predict, null=lambda c: jax.tree.map(jnp.zeros_like, c), prediction=prediction, path=path,
         noise=gaussian(), shape=(1,),
     )  # fmt: skip
+    return dataclasses.replace(built, draw=jax.jit(built.draw))
 
 
 KEYS = jax.random.split(jax.random.key(0), 2048)
@@ -42,16 +60,13 @@ def test_every_stepper_reaches_the_data(name, path_name):
     steep = path_name in ("ve", "edm") and name in ("euler", "sde", "flow_grpo", "dance_grpo")
     steps = 1500 if steep else 60
     spec = {"name": name} if name not in STEPPERS else {"name": name, "steps": steps, "grid": {"name": "log_snr"}}
-    x = np.asarray(sampler(spec, path_name).draw({"ema": 0.0}, {}, KEYS))[:, 0]
-    assert x.mean() == pytest.approx(MEAN, abs=0.12)
-    assert x.std() == pytest.approx(STD, rel=0.08)
+    check_samples(np.asarray(sampler(spec, path_name).draw({"ema": 0.0}, {}, KEYS))[:, 0])
 
 
 @pytest.mark.parametrize("prediction", ["noise", "data"])
 def test_predictions_that_are_singular_at_an_end(prediction):
     built = sampler({"name": "heun", "steps": 60}, prediction=prediction)
-    x = np.asarray(built.draw({"ema": 0.0}, {}, KEYS))[:, 0]
-    assert x.std() == pytest.approx(STD, rel=0.08)
+    check_samples(np.asarray(built.draw({"ema": 0.0}, {}, KEYS))[:, 0])
     assert built.description["start"] == (0.005 if prediction == "noise" else 0.0)
 
 
@@ -163,3 +178,16 @@ def test_grid_formulas():
     np.testing.assert_allclose(last, [0, 0.24, 0.48, 0.72, 0.96, 1.0], atol=1e-12)
     cosine = make_grid({"name": "quantile", "time": {"name": "logit_normal"}}, linear, steps=4)
     np.testing.assert_allclose(cosine[1:4], 1 / (1 + np.exp([0.6744898, 0, -0.6744898])), rtol=1e-5)
+
+
+@pytest.mark.parametrize("path_name", ["vp", "edm"])
+def test_quantile_grid_follows_the_law_that_training_draws_from(path_name):
+    """The law given start <= t <= end, from scipy: not the quantiles of the whole law stretched over the path."""
+    path = make_path(path_name)
+    grid = make_grid({"name": "quantile", "time": {"name": "logit_normal", "mean": 1.5}}, path, steps=8)
+    law = stats.norm(1.5, 1.0)
+    low, high = (law.cdf(np.log(end / (1 - end))) if end not in (0.0, 1.0) else end for end in (path.start, path.end))
+    whole = lambda u: 1 / (1 + np.exp(-law.ppf(u)))
+    u = np.arange(1, 8) / 8
+    np.testing.assert_allclose(grid[1:-1], whole(low + u * (high - low)), rtol=1e-5)
+    assert np.abs(path.start + u * 0 + whole(u) * (path.end - path.start) - grid[1:-1]).max() > 1e-4

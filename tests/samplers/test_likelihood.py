@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
+from flowjax.paths.noises import pfgmpp
 from flowjax.paths.oracles import GaussianMixture
 from flowjax.paths.path import make_path
 from flowjax.samplers.adaptive import dopri5
@@ -36,6 +38,28 @@ def test_adaptive_likelihood():
     path = make_path("linear")
     got, _ = adaptive_log_likelihood(dopri5(1e-6, 1e-6), lambda c: field_of(path), X, 0.0, 1.0)
     np.testing.assert_allclose(got, MIXTURE.log_density(path, X, 1.0), atol=1e-3)
+
+
+def test_likelihood_with_heavy_tailed_noise():
+    """Two points seen through PFGM++ noise: at t = 0.8 the density is a mixture of two Student t laws (scipy's)."""
+    path, end, dimensions = make_path("linear"), 0.8, 3.0
+    points = jnp.asarray([[-1.0, 0.5], [1.0, -0.3]])
+
+    def velocity(x, t):
+        noise = (x[:, None] - t[:, None, None] * points) / (1 - t[:, None, None])
+        kernel = (1 + jnp.sum(noise**2, -1) / dimensions) ** (-(dimensions + 2) / 2)
+        return jnp.einsum("bk,bkd->bd", kernel / kernel.sum(1, keepdims=True), points - noise)
+
+    field, grid = Field(velocity, "velocity", path), np.linspace(0, end, 161)
+    law = stats.multivariate_t(np.zeros(2), 0.2**2 * np.eye(2), dimensions)
+    expected = np.log(np.mean([law.pdf(np.asarray(X - end * point, np.float64)) for point in points], axis=0))
+    got, noise = log_likelihood(field, X, grid, law=pfgmpp(dimensions))
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+    adaptive, _ = adaptive_log_likelihood(dopri5(1e-6, 1e-6), lambda c: field, X, 0.0, end, law=pfgmpp(dimensions))
+    np.testing.assert_allclose(adaptive, expected, atol=2e-3)
+    # A Gaussian prior would be wrong by far more than the tolerance.
+    gap = stats.norm.logpdf(noise).sum(1) - stats.multivariate_t(np.zeros(2), np.eye(2), dimensions).logpdf(noise)
+    assert np.abs(gap).min() > 0.02
 
 
 def test_hutchinson_is_unbiased():
