@@ -26,14 +26,25 @@ def points(mixture: oracles.GaussianMixture, path: GaussianPath, t: float, count
     return path.sample(noise, data, jnp.full(count, t))
 
 
+def compiled(function, *arrays):
+    """function(*arrays) as one program: dispatched one by one, each operation would be compiled on its own."""
+    return jax.jit(function)(*arrays)
+
+
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("path_name", ["linear", "vp", "edm"])
 def test_score_is_the_gradient_of_the_log_density(name: str, path_name: str):
     mixture, path, t = MIXTURES[name], make_path(path_name), 0.6
     x = points(mixture, path, t)
-    gradient = jax.vmap(jax.grad(lambda row: mixture.log_density(path, row[None], t)[0]))(x)
-    np.testing.assert_allclose(mixture.score(path, x, t), gradient, rtol=2e-4, atol=2e-4)
-    np.testing.assert_allclose(mixture.prediction(path, "score", x, t), gradient, rtol=2e-4, atol=2e-4)
+
+    def scores(x):
+        gradient = jax.vmap(jax.grad(lambda row: mixture.log_density(path, row[None], t)[0]))(x)
+        return gradient, mixture.score(path, x, t), mixture.prediction(path, "score", x, t)
+
+    gradient, score, prediction = compiled(scores, x)
+    assert float(jnp.std(gradient)) > 0.05
+    np.testing.assert_allclose(score, gradient, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(prediction, gradient, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -42,15 +53,20 @@ def test_velocity_solves_the_continuity_equation(name: str, path_name: str):
     """d/dt log p + div v + v . grad log p = 0, the divergence by autodiff and by its own formula."""
     mixture, path, t = MIXTURES[name], make_path(path_name), 0.55
     x = points(mixture, path, t)
-    _, rate = jax.jvp(lambda time: mixture.log_density(path, x, time), (jnp.float32(t),), (jnp.float32(1.0),))
-    velocity = mixture.prediction(path, "velocity", x, t)
-    jacobian = jax.vmap(jax.jacfwd(lambda row: mixture.prediction(path, "velocity", row[None], t)[0]))(x)
-    divergence = jnp.trace(jacobian, axis1=1, axis2=2)
-    transport = divergence + jnp.sum(velocity * mixture.score(path, x, t), axis=1)
+
+    def terms(x):
+        _, rate = jax.jvp(lambda time: mixture.log_density(path, x, time), (jnp.float32(t),), (jnp.float32(1.0),))
+        velocity = mixture.prediction(path, "velocity", x, t)
+        jacobian = jax.vmap(jax.jacfwd(lambda row: mixture.prediction(path, "velocity", row[None], t)[0]))(x)
+        divergence = jnp.trace(jacobian, axis1=1, axis2=2)
+        transport = divergence + jnp.sum(velocity * mixture.score(path, x, t), axis=1)
+        return rate, divergence, transport, mixture.divergence(path, x, t)
+
+    rate, divergence, transport, formula = compiled(terms, x)
     scale = float(jnp.max(jnp.abs(rate)))
     assert scale > 0.5
     np.testing.assert_allclose(rate, -transport, atol=2e-4 * scale)
-    np.testing.assert_allclose(mixture.divergence(path, x, t), divergence, atol=2e-4 * scale)
+    np.testing.assert_allclose(formula, divergence, atol=2e-4 * scale)
 
 
 def quadrature_posterior(mixture: oracles.GaussianMixture, path: GaussianPath, x: float, t: float):
@@ -93,12 +109,20 @@ def test_posterior_of_every_prediction_against_quadrature(path_name: str, predic
 def test_posterior_covariance_against_the_jacobian_of_the_posterior_mean():
     """Second-order Tweedie: Cov[x1 | x_t] = (sigma^2 / alpha) d E[x1 | x_t] / dx."""
     for mixture in MIXTURES.values():
+
+        def parts(x, mixture=mixture):
+            jacobian = jax.vmap(jax.jacfwd(lambda row: mixture.expected_pair(LINEAR, row[None], 0.6)[0][0]))(x)
+            return (
+                jacobian,
+                mixture.posterior_covariance(LINEAR, x, 0.6),
+                mixture.posterior_variance(LINEAR, x, 0.6),
+            )
+
         x = points(mixture, LINEAR, 0.6)
-        jacobian = jax.vmap(jax.jacfwd(lambda row, m=mixture: m.expected_pair(LINEAR, row[None], 0.6)[0][0]))(x)
-        covariance = mixture.posterior_covariance(LINEAR, x, 0.6)
+        jacobian, covariance, variance = compiled(parts, x)
         np.testing.assert_allclose(covariance, 0.4**2 / 0.6 * jacobian, atol=2e-5)
         trace = jnp.trace(covariance, axis1=1, axis2=2) / x.shape[1]
-        np.testing.assert_allclose(mixture.posterior_variance(LINEAR, x, 0.6), trace, rtol=1e-5)
+        np.testing.assert_allclose(variance, trace, rtol=1e-5)
 
 
 def test_ends_of_the_path_are_finite():
@@ -115,10 +139,13 @@ def test_ends_of_the_path_are_finite():
 
 def test_moments_of_samples():
     for mixture in MIXTURES.values():
-        x = np.asarray(mixture.sample(jax.random.key(1), 40000), np.float64)
+        x = np.asarray(compiled(lambda key, m=mixture: m.sample(key, 40000), jax.random.key(1)), np.float64)
         spread = np.sqrt(np.diag(mixture.covariance()) / len(x))
         assert np.all(np.abs(x.mean(0) - mixture.mean()) < 5 * spread)
-        np.testing.assert_allclose(np.cov(x.T).reshape(x.shape[1], -1), mixture.covariance(), atol=0.06)
+        centred = x - x.mean(0)
+        products = centred[:, :, None] * centred[:, None]  # their spread is the error that sampling allows
+        error = np.abs(products.mean(0) - mixture.covariance())
+        assert np.all(error < 5 * products.std(0) / np.sqrt(len(x)) + 1e-6), error
 
 
 def test_floor_of_one_gaussian_and_of_a_mixture():
@@ -127,17 +154,21 @@ def test_floor_of_one_gaussian_and_of_a_mixture():
     variance = t**2 * s**2 + (1 - t) ** 2
     expected = {"velocity": s**2, "noise": t**2 * s**2, "data": (1 - t) ** 2 * s**2}
     for prediction, numerator in expected.items():
-        floor = oracles.gaussian(0.4, s, 3).floor(LINEAR, prediction, t, jax.random.key(0))
+        oracle = oracles.gaussian(0.4, s, 3)
+        floor = compiled(lambda t, o=oracle, p=prediction: o.floor(LINEAR, p, t, jax.random.key(0)), t)
         np.testing.assert_allclose(floor, numerator / variance, rtol=2e-5)
     # A mixture: the loss of the exact field on fresh pairs is the floor, within Monte-Carlo error.
     mixture, count = oracles.eight_modes(), 20000
     t = jnp.full(count, 0.6)
     key_data, key_noise, key_floor = jax.random.split(jax.random.key(5), 3)
-    data = mixture.sample(key_data, count)
-    noise = jax.random.normal(key_noise, data.shape)
-    error = mixture.prediction(LINEAR, "velocity", LINEAR.sample(noise, data, t), 0.6) - (data - noise)
-    loss = np.mean(np.asarray(error) ** 2, axis=1)
-    floor = np.asarray(mixture.floor(LINEAR, "velocity", t, key_floor))
+
+    def squares(t):
+        data = mixture.sample(key_data, count)
+        noise = jax.random.normal(key_noise, data.shape)
+        error = mixture.prediction(LINEAR, "velocity", LINEAR.sample(noise, data, t), 0.6) - (data - noise)
+        return jnp.mean(error**2, axis=1), mixture.floor(LINEAR, "velocity", t, key_floor)
+
+    loss, floor = (np.asarray(value, np.float64) for value in compiled(squares, t))
     assert abs(loss.mean() - floor.mean()) < 5 * np.hypot(loss.std(), floor.std()) / np.sqrt(count)
     assert floor.mean() > 0.1
 
