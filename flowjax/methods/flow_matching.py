@@ -104,8 +104,9 @@ def zero_network_check(
     zeros = {"student": jax.tree.map(jnp.zeros_like, params["student"])}
     mask = batch["mask"] / jnp.sum(batch["mask"])
 
+    # The zeros are arguments of the programs. Captured as constants they gave rows of NaN on a CPU (jax 0.10, MLP on digits).
     @jax.jit
-    def closed_form(batch):
+    def closed_form(zeros, batch):
         t = setting.times.quantile((jnp.arange(QUANTILES) + 0.5) / QUANTILES)
         # Two probes at a time, one time after the other: a whole batch of all times would not fit for large images.
         cond = {name: jnp.repeat(batch[name][:1], 2, axis=0) for name in setting.network.conditions}
@@ -125,13 +126,13 @@ def zero_network_check(
         second_moment = on_data**2 * square + 2 * on_data * on_noise * cross + on_noise**2 * noise_square
         return linear, jnp.mean(_factor(setting, loss, t) * second_moment)
 
-    linear, expected = closed_form(batch)
+    linear, expected = closed_form(zeros, batch)
     if not linear:
         return CheckResult(name, True, "not applicable: with zero parameters the network is no multiple of its input")
     if not math.isfinite(expected):
         return CheckResult(name, True, "not applicable: the noise has no variance, so no expected loss")
-    once = jax.jit(lambda key: jnp.sum(mask * loss_function(zeros, batch, key)[0]))
-    measured = np.array([float(once(jax.random.fold_in(key, index))) for index in range(REPEATS)])
+    once = jax.jit(lambda zeros, batch, key: jnp.sum(mask * loss_function(zeros, batch, key)[0]))
+    measured = np.array([float(once(zeros, batch, jax.random.fold_in(key, index))) for index in range(REPEATS)])
     error = measured.std(ddof=1) / math.sqrt(REPEATS)
     return CheckResult(
         name,
