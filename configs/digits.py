@@ -4,15 +4,15 @@
     python -m flowjax.main --config=configs/digits.py:preset=edm
     python -m flowjax.main --config=configs/digits.py:network=dit
 
-Four dense layers learn these 64 pixels best for their cost: an image costs the transformer here about 25 times as much
-work. Larger networks, longer training and stronger guidance lower the loss further, but then by heart: watch `copies`.
+The dense network is the default because it is cheap: a training image costs the transformer here about 25 times as much.
+The transformer generalises better, though: it has the lower loss on held-out digits.
 """
 
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule
 from flowjax.methods.presets import apply_preset
 
-# name -> (network, batch size, updates, peak learning rate): about one to three minutes of two cores each.
+# name -> (network, batch size, updates, peak learning rate). The transformer takes about three times as long as the MLP.
 NETWORKS = {
     "mlp": (dict(name="mlp", width=512, depth=4), 256, 6_000, 2e-3),
     "dit": (dict(name="dit", width=128, depth=4, heads=4, patch=2), 64, 3_000, 2e-3),
