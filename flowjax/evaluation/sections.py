@@ -219,9 +219,7 @@ def along_time(run: Run) -> str:
         charts += [_loss_by_time(lines, suffix), _density_of_time(run, lines, suffix)]
     body = f'<div class="charts">{"".join(charts)}</div>'
     if not _grids(run):
-        body += missing(
-            "samplers.json is missing or names no fixed grid, so the times samplers visit are not marked."
-        )
+        body += missing("samplers.json is missing or names no fixed grid, so the times samplers visit are not marked.")
     return body + _checks(run)
 
 
