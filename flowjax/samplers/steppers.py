@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from flowjax.paths.path import GaussianPath
 from flowjax.samplers.field import Field, determined
 
 
@@ -137,7 +138,7 @@ class RungeKutta4(OneStep):
         return ends_in_euler(self, field, end)
 
 
-def jump(path, t: Float[Array, ""], t_next: Float[Array, ""]) -> tuple[Any, Any]:
+def jump(path: GaussianPath, t: Float[Array, ""], t_next: Float[Array, ""]) -> tuple[Any, Any]:
     r"""Coefficients (keep, gain) of the exact jump x' = keep x + gain x1 for a constant data estimate x1.
 
     keep = sigma'/sigma and gain = alpha' - keep alpha. In log-SNR terms gain = -alpha' expm1(-h), but written this way
@@ -147,6 +148,6 @@ def jump(path, t: Float[Array, ""], t_next: Float[Array, ""]) -> tuple[Any, Any]
     return keep, path.alpha(t_next) - keep * path.alpha(t)
 
 
-def half_log_snr(path, t: Float[Array, ""]) -> Float[Array, ""]:
+def half_log_snr(path: GaussianPath, t: Float[Array, ""]) -> Float[Array, ""]:
     """lambda = log(alpha / sigma): -inf at pure noise, +inf at clean data."""
     return jnp.log(path.alpha(t)) - jnp.log(path.sigma(t))
