@@ -252,7 +252,7 @@ def test_a_real_run_is_stopped_resumed_and_then_left_alone(tmp_path, capsys, mon
     arguments = ["--config", config, "--out", str(tmp_path / "out"), *(f"--config.{item}" for item in overrides)]
     assert command_line.main(arguments) == 0
     assert "resuming from step" in job.log.read_text()
-    assert "| points mixture rectified flow |" in (tmp_path / "out" / "results.md").read_text()
+    assert "| points mixture rectified flow tiny |" in (tmp_path / "out" / "results.md").read_text()
     capsys.readouterr()
     assert command_line.main(arguments) == 0
     assert "1 finished before, 0 to run" in capsys.readouterr().out

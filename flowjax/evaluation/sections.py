@@ -131,9 +131,9 @@ def results(run: Run) -> str:
 
 
 def _accompanies(name: str, names: Collection[str]) -> bool:
-    """Whether a figure only belongs to another: x_floor and x_ratio stand beside x, and a count measures nothing."""
-    base = name.removesuffix("_floor").removesuffix("_ratio")
-    return name == "count" or (base != name and base in names)
+    """Whether a figure only belongs to another: x_floor, x_ratio, x_std and x_real stand beside x."""
+    bases = (name.removesuffix(end) for end in ("_floor", "_ratio", "_std", "_real"))
+    return any(base != name and base in names for base in bases)
 
 
 def _grouped(names: Sequence[str]) -> dict[str, list[tuple[str, str]]]:

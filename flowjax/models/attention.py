@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from flowjax.models.dense import Dense
+
 
 def attend(
     queries: Float[Array, "b n h d"],
@@ -69,7 +71,7 @@ class Attention(nn.Module):
         if size % self.heads:
             raise ValueError(f"{self.heads} attention heads do not divide {size} channels. Choose a divisor.")
         init = nn.initializers.xavier_uniform()
-        dense = lambda features, name: nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+        dense = lambda features, name: Dense(features, kernel_init=init, dtype=self.dtype, name=name)
         if context is None:
             queries, keys, values = jnp.split(dense(3 * size, "qkv")(tokens), 3, axis=-1)
             mask = None
@@ -86,4 +88,4 @@ class Attention(nn.Module):
             queries, keys = RMSNorm(name="query_norm")(queries), RMSNorm(name="key_norm")(keys)
         mixed = attend(queries, keys, values, mask).reshape(tokens.shape)
         output_init = nn.initializers.zeros if self.zero_output else init
-        return nn.Dense(size, kernel_init=output_init, dtype=self.dtype, name="output")(mixed)
+        return Dense(size, kernel_init=output_init, dtype=self.dtype, name="output")(mixed)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Key
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.models.attention import Attention
+from flowjax.models.dense import Dense
 from flowjax.models.embeddings import ConditionEmbedding, Dropout, position_features
 from flowjax.models.network import Conditions, Network, from_module, label_condition, text_conditions
 
@@ -44,7 +45,7 @@ class Modulation(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: Float[Array, "b c"]) -> list[Float[Array, "b f"]]:
-        dense = nn.Dense(self.count * self.features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="linear")
+        dense = Dense(self.count * self.features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="linear")
         return jnp.split(dense(nn.silu(embedding)), self.count, axis=-1)
 
 
@@ -63,7 +64,7 @@ class Block(nn.Module):
     ) -> Float[Array, "b n c"]:
         size = x.shape[-1]
         norm = lambda h: nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)(h)
-        dense = lambda n, name: nn.Dense(n, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)
+        dense = lambda n, name: Dense(n, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = Modulation(6, size, self.dtype, name="modulation")(
             embedding
         )
@@ -106,7 +107,7 @@ class DiT(nn.Module):
         cells = {"p": self.patch, "q": self.patch, "h": rows, "w": columns}
         patches = rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", **cells)
         init = nn.initializers.xavier_uniform()
-        tokens = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="patch_embedding")(patches)
+        tokens = Dense(self.width, kernel_init=init, dtype=self.dtype, name="patch_embedding")(patches)
         tokens = tokens + jnp.asarray(position_features(rows, columns, self.width), self.dtype)
         embed = ConditionEmbedding(
             self.width, self.num_classes, time_scale=self.time_scale, dtype=self.dtype, name="embedding"
@@ -118,7 +119,7 @@ class DiT(nn.Module):
         shift, scale = Modulation(2, self.width, self.dtype, name="final_modulation")(embedding)
         norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)
         # The last layer is in float32: what it writes is the prediction itself.
-        output = nn.Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="output")
+        output = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="output")
         patches = output(modulate(norm(tokens), shift, scale).astype(jnp.float32))
         return rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", **cells)
 

@@ -21,6 +21,7 @@ from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.models.attention import Attention
 from flowjax.models.convolution import CONVOLUTIONS, Convolution
+from flowjax.models.dense import Dense
 from flowjax.models.embeddings import ConditionEmbedding, Dropout
 from flowjax.models.network import Conditions, Network, from_module, label_condition, text_conditions
 from flowjax.models.norms import GroupNorm
@@ -75,7 +76,7 @@ class ResidualBlock(nn.Module):
         hidden = Dropout(self.dropout, name="dropout")(hidden, keys)
         hidden = Convolution(self.features, zero=True, name="conv_out", **options)(hidden)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, dtype=self.dtype, name="skip")(x)
+            x = Dense(self.features, dtype=self.dtype, name="skip")(x)
         return x + hidden
 
 
