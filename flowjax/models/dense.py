@@ -6,14 +6,31 @@ layers with a GELU between them (64 x 64 tokens, 128 and 512 channels, two cores
 12.9 ms as rows, and the two projections of attention 10.5 and 5.5 ms. On an accelerator both are the same product.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
-class Dense(nn.Dense):
-    """flax's Dense with the same parameters and results, on inputs with any number of axes before the last."""
+class Dense(nn.Module):
+    """flax's Dense, with the same parameters and results, for inputs with any number of axes before the last.
+
+    Attributes:
+      features: size of the last axis of the result.
+      kernel_init: how the kernel starts; the bias starts at zero.
+      dtype: the type it computes in; parameters are float32.
+    """
+
+    features: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "*n c"]) -> Float[Array, "*n f"]:
-        rows = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
-        return rows.reshape(*inputs.shape[:-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        rows = inputs.reshape(-1, inputs.shape[-1]).astype(self.dtype)
+        product = rows @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return product.reshape(*inputs.shape[:-1], self.features)
