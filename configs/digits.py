@@ -18,7 +18,11 @@ NETWORKS = {
     "dit": (dict(name="dit", width=128, depth=4, heads=4, patch=2), 64, 3_000, 2e-3),
     "unet": (dict(name="unet", channels=32, multipliers=(1, 2), blocks=1, attention=()), 64, 1_500, 1e-3),
 }
-TINY = {"mlp": dict(width=64, depth=2), "dit": dict(width=32, depth=1, heads=2), "unet": dict(channels=8, multipliers=(1,))}
+TINY = {
+    "mlp": dict(width=64, depth=2),
+    "dit": dict(width=32, depth=1, heads=2),
+    "unet": dict(channels=8, multipliers=(1,)),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
