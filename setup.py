@@ -33,7 +33,14 @@ REQUIRES = [
 TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "beartype>=0.22,<0.24", "ruff>=0.14,<0.18"]
 EXTRAS = {
     "test": TEST,
-    "parity": ["torch>=2.9,<3", "diffusers>=0.35,<0.40", "flow-matching>=1.0.10,<2", "torchcfm>=1.0.7,<2"],
+    "parity": [
+        "torch>=2.9,<3",
+        "diffusers>=0.40,<0.43",
+        "flow-matching>=1.0.10,<2",
+        "torchcfm>=1.0.7,<2",
+        "pytorch-fid>=0.3,<0.4",
+        "torch-fidelity>=0.4,<0.5",
+    ],
     "tensorflow": ["tensorflow-cpu>=2.20,<3"],
     "pretrained": ["safetensors>=0.6,<1", "tokenizers>=0.21,<1"],
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
