@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     workdir = pathlib.Path(options.workdir or os.path.join("runs", config.name))
     try:
-        return modes.MODES[options.mode](config, workdir, options, arguments) or 0
+        return modes.MODES[options.mode](config, workdir, options) or 0
     except (ConfigError, CheckpointError, NotFinite) as error:
         return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
     except ImportError as error:

@@ -13,7 +13,7 @@ from flowjax.training.run import Run
 from flowjax.training.synthesis import synthesise
 
 
-def train_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+def train_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Trains to the end."""
     from flowjax.training.trainer import train
 
@@ -22,7 +22,7 @@ def train_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Name
     return 0
 
 
-def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Draws samples of the latest checkpoint into a picture and, with --out, an .npz file."""
     from flowjax.evaluation.pictures import save_png
     from flowjax.training.sampling import Drawer, sample_picture
@@ -42,7 +42,7 @@ def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Nam
     return 0
 
 
-def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Measures the latest checkpoint; writes receipts and the report."""
     from flowjax.evaluation import run_files
     from flowjax.evaluation.receipts import write_receipt
@@ -74,7 +74,7 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
     return 0
 
 
-def plan_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+def plan_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Prints parameters, operations and bytes."""
     from flowjax.training.plan import lines, plan
 
@@ -82,7 +82,7 @@ def plan_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
     return 0
 
 
-def check_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+def check_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Runs the pre-flight doctor; exit status 1 when a check fails."""
     from flowjax.training.check import check
 
@@ -92,7 +92,7 @@ def check_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Name
     return 1 if failed else 0
 
 
-def replay_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace, arguments: list[str]) -> int:
+def replay_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Repeats the update of a NaN dump."""
     from flowjax.training.guard import replay
 

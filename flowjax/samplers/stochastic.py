@@ -51,7 +51,7 @@ class GaussianStepper(OneStep):
 
     def transition(self, field: Field, x: Float[Array, "b ..."], t: Any, t_next: Any) -> Transition:
         """The Gaussian from which the step from t to t_next draws."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract
 
     def step(self, field, x, t, t_next, memory, keys, place):
         """Draws from the transition."""

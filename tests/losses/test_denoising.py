@@ -91,7 +91,7 @@ def exact_loss(loss, path, prediction: str, mixture: oracles.GaussianMixture, t,
     return np.asarray(loss(lambda x, t: mixture.prediction(path, prediction, x, t), noise, data, t, **options)[0])
 
 
-def close(values: np.ndarray, expected: float):
+def assert_close_to(values: np.ndarray, expected: float):
     error = values.std() / math.sqrt(len(values))
     assert error < 0.02 * max(expected, 0.1)
     assert abs(values.mean() - expected) < 5 * error
@@ -100,14 +100,16 @@ def close(values: np.ndarray, expected: float):
 def test_flow_matching_ends_at_pi_std_over_two():
     t = (jnp.arange(COUNT) + 0.5) / COUNT
     mixture = oracles.gaussian(0.4, 0.7, 2)
-    close(exact_loss(denoising.flow_matching_loss, make_path("linear"), "velocity", mixture, t), math.pi * 0.7 / 2)
+    assert_close_to(
+        exact_loss(denoising.flow_matching_loss, make_path("linear"), "velocity", mixture, t), math.pi * 0.7 / 2
+    )
 
 
 def test_edm_loss_ends_at_one_at_every_noise_level():
     path, mixture = make_path("edm"), oracles.gaussian(0.0, 0.5, 2)
     for sigma in (0.02, 0.5, 20.0):
         t = jnp.full(COUNT, 1 / (1 + sigma))
-        close(exact_loss(denoising.edm_loss, path, "data", mixture, t, data_std=0.5), 1.0)
+        assert_close_to(exact_loss(denoising.edm_loss, path, "data", mixture, t, data_std=0.5), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_diffusion_losses_end_at_their_floors(loss: str, prediction: str):
     variance = alpha2 * s**2 + 1 - alpha2
     expected = (1.0 if prediction == "v" else alpha2) * s**2 / variance
     mixture = oracles.gaussian(0.3, s, 2)
-    close(exact_loss(getattr(denoising, loss), path, prediction, mixture, jnp.full(COUNT, t)), expected)
+    assert_close_to(exact_loss(getattr(denoising, loss), path, prediction, mixture, jnp.full(COUNT, t)), expected)
 
 
 def test_loss_space_equals_the_converted_error():
