@@ -245,8 +245,16 @@ class DataSpec:
       shape: the shape of one example, without the batch.
       num_classes: the number of labels, or None when there are none.
       std: the standard deviation of the data, for preconditioning.
+      text_length: the number of tokens of a caption, or 0 when there are no captions. A batch holds either
+        `tokens` int[b, text_length], ids below `vocabulary` with 0 for padding, to be encoded by the model, or
+        `text` [b, text_length, text_channels] and `text_mask` [b, text_length], encoded before.
+      vocabulary: the number of token ids, 0 when captions come encoded.
+      text_channels: the channels of encoded captions, 0 when they come as ids.
     """
 
     shape: tuple[int, ...]
     num_classes: int | None = None
     std: float = 1.0
+    text_length: int = 0
+    vocabulary: int = 0
+    text_channels: int = 0

@@ -134,8 +134,7 @@ def dit(
     mlp_ratio: float = 4.0,
     qk_norm: bool = False,
     class_conditional: bool = True,
-    text_length: int = 0,
-    text_channels: int = 0,
+    text_conditional: bool = True,
     dropout: float = 0.0,
     two_times: bool = False,
     time_scale: float = 1000.0,
@@ -152,7 +151,7 @@ def dit(
       mlp_ratio: hidden units of a block's MLP over width.
       qk_norm: normalise queries and keys.
       class_conditional: read cond['label'] where the data have classes.
-      text_length, text_channels: read cond['text'] [b, length, channels] and cond['text_mask'] by cross-attention.
+      text_conditional: read cond['text'] and cond['text_mask'] where the data have captions (encoded ones).
       dropout: share of units to drop, after attention and in the MLP, when the network is given keys.
       two_times: take a second time s.
       time_scale: highest frequency of the time embedding.
@@ -166,10 +165,11 @@ def dit(
     if width % heads or width % 4:
         raise ValueError(f"The width {width} must be a multiple of 4 and of the number of heads, {heads}.")
     classes = data.num_classes if class_conditional else None
+    text = text_conditional and data.text_channels > 0
     module = DiT(width, depth, heads, patch, classes, mlp_ratio, qk_norm, dropout, time_scale, jnp.dtype(dtype))
     conditions = {} if classes is None else {"label": label_condition(classes)}
-    if text_length:
-        conditions |= text_conditions(text_length, text_channels)
+    if text:
+        conditions |= text_conditions(data.text_length, data.text_channels)
     return from_module(module, data, conditions, two_times)
 
 
@@ -183,8 +183,7 @@ def preset(size: str):
         patch: int = 2,
         qk_norm: bool = False,
         class_conditional: bool = True,
-        text_length: int = 0,
-        text_channels: int = 0,
+        text_conditional: bool = True,
         dropout: float = 0.0,
         two_times: bool = False,
         time_scale: float = 1000.0,
@@ -198,8 +197,7 @@ def preset(size: str):
             patch,
             qk_norm=qk_norm,
             class_conditional=class_conditional,
-            text_length=text_length,
-            text_channels=text_channels,
+            text_conditional=text_conditional,
             dropout=dropout,
             two_times=two_times,
             time_scale=time_scale,

@@ -186,8 +186,7 @@ def unet(
     head_channels: int = 32,
     resampling: str = "block",
     class_conditional: bool = True,
-    text_length: int = 0,
-    text_channels: int = 0,
+    text_conditional: bool = True,
     dropout: float = 0.0,
     two_times: bool = False,
     time_scale: float = 1000.0,
@@ -205,7 +204,7 @@ def unet(
       head_channels: channels of an attention head.
       resampling: how an image is halved and doubled: 'block' or 'conv'.
       class_conditional: read cond['label'] where the data have classes.
-      text_length, text_channels: read cond['text'] [b, length, channels] and cond['text_mask'] beside attention.
+      text_conditional: read cond['text'] and cond['text_mask'] where the data have captions (encoded ones).
       dropout: share of units to drop in the residual blocks when the network is given keys.
       two_times: take a second time s.
       time_scale: highest frequency of the time embedding.
@@ -222,7 +221,8 @@ def unet(
             f"divisible by {factor}. Give fewer multipliers or pad the images."
         )
     heights = [data.shape[0] // 2**level for level in range(len(multipliers))]
-    if text_length and not attention:
+    text = text_conditional and data.text_channels > 0
+    if text and not attention:
         raise ValueError("Text is read beside attention, and attention=() has none. Give heights such as (16, 8).")
     for multiplier in multipliers:
         width = channels * multiplier
@@ -247,6 +247,6 @@ def unet(
         jnp.dtype(dtype),
     )
     conditions = {} if classes is None else {"label": label_condition(classes)}
-    if text_length:
-        conditions |= text_conditions(text_length, text_channels)
+    if text:
+        conditions |= text_conditions(data.text_length, data.text_channels)
     return from_module(module, data, conditions, two_times)

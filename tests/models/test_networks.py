@@ -14,12 +14,12 @@ from flowjax.models import NETWORKS
 POINTS, IMAGES = DataSpec((2,), 3), DataSpec((8, 8, 1), 3)
 UNET = {"name": "unet", "channels": 8, "blocks": 1, "attention": (4,), "head_channels": 8}
 DIT = {"name": "dit", "width": 16, "depth": 2, "heads": 2}
-TEXT = {"text_length": 3, "text_channels": 5}
+CAPTIONED = DataSpec((8, 8, 1), 3, text_length=3, text_channels=5)
 SPECS = {
     "mlp": (POINTS, {"name": "mlp", "width": 16, "depth": 2, "zero_output": True}),
-    "unet": (IMAGES, UNET | TEXT),
+    "unet": (CAPTIONED, UNET),
     "unet_conv": (IMAGES, UNET | {"resampling": "conv"}),
-    "dit": (IMAGES, DIT | TEXT),
+    "dit": (CAPTIONED, DIT),
     "dit_norm": (IMAGES, DIT | {"qk_norm": True, "patch": 4, "depth": 1}),
 }
 BATCH = 4
@@ -47,7 +47,7 @@ def inputs(name, seed=1):
     x = jax.random.normal(keys[0], (BATCH, *data.shape))
     t = jax.random.uniform(keys[1], (BATCH,))
     cond = {"label": jnp.arange(BATCH) % data.num_classes}
-    if "text_length" in spec:
+    if data.text_channels:
         cond["text"] = jax.random.normal(keys[2], (BATCH, 3, 5))
         cond["text_mask"] = jnp.array([[True, True, False]] * BATCH)
     return x, t, cond
