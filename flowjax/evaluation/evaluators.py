@@ -13,7 +13,7 @@ Images are clipped and rounded to the grey levels of the data before anything is
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from flowjax.data.sources import Source
 from flowjax.evaluation import coverage, distances
 from flowjax.evaluation.features import FEATURES, Features
 
-Evaluator = Callable[[np.ndarray, np.ndarray | None], dict[str, float]]
+Conditions = Mapping[str, np.ndarray]  # what the samples were drawn under: label, tokens, ...; {} for nothing
+Evaluator = Callable[[np.ndarray, Conditions], dict[str, float]]
 HIGHER_IS_BETTER = frozenset(("precision", "recall", "density", "coverage", "class_accuracy"))
 
 
@@ -75,7 +76,7 @@ class Compared:
     ratios: tuple[str, ...] = ()
     _kept: dict = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __call__(self, samples: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+    def __call__(self, samples: np.ndarray, conditions: Conditions) -> dict[str, float]:
         """Values, `*_floor`, `*_ratio` and `count`."""
         _check_finite(samples)
         real, floors = self._real(len(samples) if self.most is None else min(len(samples), self.most))
@@ -177,7 +178,7 @@ def mode_weights(source: Source, seed: int = 0) -> Evaluator:
     if oracle is None:
         raise ValueError("The evaluator 'mode_weights' needs a source with an oracle. Use data 'mixture', or drop it.")
 
-    def evaluate(samples: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+    def evaluate(samples: np.ndarray, conditions: Conditions) -> dict[str, float]:
         _check_finite(samples)
         real = source.reference("test", len(samples), seed)["data"]
         floors = coverage.mode_weights(real, oracle)
@@ -195,8 +196,9 @@ def class_accuracy(source: Source, seed: int = 0, features: str = "auto") -> Eva
             f"The evaluator 'class_accuracy' needs a classifier, and '{extractor.name}' is none. Use it with digits."
         )
 
-    def evaluate(samples: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+    def evaluate(samples: np.ndarray, conditions: Conditions) -> dict[str, float]:
         _check_finite(samples)
+        labels = conditions.get("label")
         if labels is None:
             raise ValueError("The evaluator 'class_accuracy' needs the labels that were asked for. Use labelled data.")
         if len(labels) != len(samples):
@@ -222,7 +224,7 @@ def nearest_neighbour(source: Source, seed: int = 0, features: str = "identity",
     held_out = coverage.nearest_distances(test, train)
     threshold = np.quantile(held_out, quantile)
 
-    def evaluate(samples: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+    def evaluate(samples: np.ndarray, conditions: Conditions) -> dict[str, float]:
         _check_finite(samples)
         nearest = coverage.nearest_distances(read(samples), train)
         return {

@@ -133,7 +133,7 @@ def evaluate(
     role = run.method.samplers[sampler].role
     values, receipts = {}, []
     for name, evaluator in evaluators.items():
-        measured = evaluator(samples, conditions.get("label"))
+        measured = evaluator(samples, conditions)
         used = int(measured.pop("count", count))
         for metric, value in measured.items():
             values[metric] = float(value)

@@ -24,7 +24,7 @@ def perfect(count=600):
 @pytest.mark.parametrize("name", ["sliced_w2", "exact_w2", "sinkhorn_w2", "frechet"])
 def test_distances_have_a_ratio_near_one_for_perfect_samples_and_far_from_it_for_bad_ones(name):
     judge = evaluator(name)
-    good, bad = judge(perfect(400), None), judge(perfect(400) * 0.3, None)
+    good, bad = judge(perfect(400), {}), judge(perfect(400) * 0.3, {})
     assert good["count"] == 400
     assert good[name + "_ratio"] == pytest.approx(good[name] / good[name + "_floor"])
     assert 0.2 < good[name + "_ratio"] < 4
@@ -35,13 +35,13 @@ def test_distances_have_a_ratio_near_one_for_perfect_samples_and_far_from_it_for
 def test_kernel_distances_are_about_zero_for_perfect_samples():
     for name, options in (("mmd", {}), ("kid", {"subsets": 10})):
         judge = evaluator(name, **options)
-        good, bad = judge(perfect(), None)[name], judge(perfect() * 0.5, None)[name]
+        good, bad = judge(perfect(), {})[name], judge(perfect() * 0.5, {})[name]
         assert abs(good) < 0.1 * bad
 
 
 def test_the_floor_falls_with_the_number_of_samples():
     judge = evaluator("sliced_w2")
-    assert judge(perfect(4000), None)["sliced_w2_floor"] < 0.5 * judge(perfect(100), None)["sliced_w2_floor"]
+    assert judge(perfect(4000), {})["sliced_w2_floor"] < 0.5 * judge(perfect(100), {})["sliced_w2_floor"]
 
 
 def test_values_floors_and_samples_all_have_one_count():
@@ -57,7 +57,7 @@ def test_values_floors_and_samples_all_have_one_count():
     judge = Compared(
         lambda one, other: {"gap": float(len(one) - len(other))}, DIGITS, Features("spy", Spy()), "test", 0
     )
-    result = judge(np.zeros((1000, 8, 8, 1), np.float32))
+    result = judge(np.zeros((1000, 8, 8, 1), np.float32), {})
     assert set(seen) == {len(DIGITS.reference("test")["data"]) // 2}
     assert result["gap"] == result["gap_floor"] == 0 and result["count"] == seen[0]
 
@@ -83,26 +83,26 @@ def test_quantised():
     # Noise below half a level is undone, so it may not change any figure.
     wobble = np.random.default_rng(0).uniform(-0.06, 0.06, images.shape).astype(np.float32)
     judge = evaluator("sliced_w2", DIGITS)
-    assert judge(images + wobble, None) == judge(images, None)
+    assert judge(images + wobble, {}) == judge(images, {})
 
 
 def test_precision_recall_of_perfect_and_collapsed_samples():
     judge = evaluator("precision_recall")
-    good = judge(perfect(), None)
+    good = judge(perfect(), {})
     assert good["precision"] == pytest.approx(good["precision_floor"], abs=0.05)
     assert good["recall"] == pytest.approx(good["recall_floor"], abs=0.05)
     one_mode = np.asarray(MIXTURE.oracle.means)[0] + 0.1 * np.random.default_rng(0).standard_normal((600, 2))
-    assert judge(one_mode.astype(np.float32), None)["recall"] < 0.2
+    assert judge(one_mode.astype(np.float32), {})["recall"] < 0.2
 
 
 def test_mode_weights_against_its_floor():
     judge = evaluator("mode_weights")
-    result = judge(perfect(4000), None)
+    result = judge(perfect(4000), {})
     assert result["mode_weight_error"] < 3 * result["mode_weight_error_floor"]
     uneven = SOURCES["mixture"](weights="uneven").reference("test", 4000)["data"]
     # Even against uneven weights: 1/2 sum |1/8 - k/36|.
     expected = np.abs(1 / 8 - np.arange(1, 9) / 36).sum() / 2
-    assert judge(uneven, None)["mode_weight_error"] == pytest.approx(expected, abs=0.02)
+    assert judge(uneven, {})["mode_weight_error"] == pytest.approx(expected, abs=0.02)
 
 
 def test_class_accuracy(monkeypatch):
@@ -117,21 +117,21 @@ def test_class_accuracy(monkeypatch):
     samples[np.arange(40), labels] = 1
     samples = samples.reshape(40, 8, 8, 1)
     judge = evaluator("class_accuracy", DIGITS)
-    assert judge(samples, labels) == {"class_accuracy": 1.0, "class_accuracy_real": 0.99}
+    assert judge(samples, {"label": labels}) == {"class_accuracy": 1.0, "class_accuracy_real": 0.99}
     asked = labels.copy()
     asked[:10] = (asked[:10] + 1) % 10
-    assert judge(samples, asked)["class_accuracy"] == 0.75
+    assert judge(samples, {"label": asked})["class_accuracy"] == 0.75
     with pytest.raises(ValueError, match="needs the labels"):
-        judge(samples, None)
+        judge(samples, {})
     with pytest.raises(ValueError, match="40 samples and 39 labels"):
-        judge(samples, labels[1:])
+        judge(samples, {"label": labels[1:]})
 
 
 def test_nearest_neighbour_finds_copies():
     judge = evaluator("nearest_neighbour", DIGITS)
-    copied = judge(DIGITS.reference("train", 100)["data"], None)
+    copied = judge(DIGITS.reference("train", 100)["data"], {})
     assert copied["copies"] == 1 and copied["nearest_train"] == 0
-    held_out = judge(DIGITS.reference("test")["data"], None)
+    held_out = judge(DIGITS.reference("test")["data"], {})
     assert held_out["nearest_train_ratio"] == 1
     assert held_out["copies"] == pytest.approx(0.01, abs=0.005)
 
@@ -151,4 +151,4 @@ def test_unsuitable_sources_and_samples_are_refused():
     broken[3] = np.nan
     for name in ("sliced_w2", "mode_weights"):
         with pytest.raises(ValueError, match="1 of 10 samples hold NaN"):
-            evaluator(name)(broken, None)
+            evaluator(name)(broken, {})
