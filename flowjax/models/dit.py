@@ -25,7 +25,7 @@ from flowjax.contract import DataSpec
 from flowjax.models.attention import Attention
 from flowjax.models.dense import Dense
 from flowjax.models.embeddings import ConditionEmbedding, Dropout, position_features
-from flowjax.models.network import Conditions, Network, from_module, label_condition, text_conditions
+from flowjax.models.network import Conditions, Network, from_module, label_condition, record_tokens, text_conditions
 
 # name -> (width, depth, heads), as published.
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
@@ -116,6 +116,7 @@ class DiT(nn.Module):
         for index in range(self.depth):
             block = Block(self.heads, self.mlp_ratio, self.qk_norm, self.dropout, self.dtype, name=f"block_{index}")
             tokens = block(tokens, embedding, cond, keys)
+            record_tokens(self, tokens.reshape(-1, rows, columns, self.width))
         shift, scale = Modulation(2, self.width, self.dtype, name="final_modulation")(embedding)
         norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)
         # The last layer is in float32: what it writes is the prediction itself.
@@ -170,7 +171,7 @@ def dit(
     conditions = {} if classes is None else {"label": label_condition(classes)}
     if text:
         conditions |= text_conditions(data.text_length, data.text_channels)
-    return from_module(module, data, conditions, two_times)
+    return from_module(module, data, conditions, two_times, layers=depth)
 
 
 def preset(size: str):

@@ -17,6 +17,9 @@ guidance and label dropout put in its place:
     label      int[b]        null: the index num_classes, one learned row more than there are classes
     text       float[b,l,c]  no null of its own: it is the mask that hides it
     text_mask  bool[b,l]     null: False everywhere, and cross-attention always sees one learned token beside the text
+
+A network of blocks also answers with what it thinks on the way: `hidden` returns the prediction and the tokens after
+one block, both from one pass. Representation alignment compares them with the features of a frozen encoder.
 """
 
 import dataclasses
@@ -32,6 +35,7 @@ from flowjax.arrays import batch_times, expand_to
 from flowjax.contract import DataSpec
 
 Conditions = Mapping[str, Array]
+TOKENS = "tokens"  # the flax collection in which modules record the tokens after each block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,23 @@ class Apply(Protocol):
     ) -> Float[Array, "b ..."]: ...
 
 
+@runtime_checkable
+class Hidden(Protocol):
+    """How the tokens after a block are asked for; see `Network.hidden`."""
+
+    def __call__(
+        self,
+        tree: PyTree,
+        x: Float[Array, "b ..."],
+        t: Float[Array, "b"],
+        cond: Conditions,
+        *,
+        layer: int,
+        s: Float[Array, "b"] | None = None,
+        keys: Key[Array, "b"] | None = None,
+    ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A network as functions of its parameter tree.
@@ -87,6 +108,10 @@ class Network:
       drop: (cond, dropped bool[b]) -> cond with nulls in the conditions of the dropped examples.
       conditions: name -> Condition, what the network reads.
       two_times: whether it takes a second time.
+      hidden: (tree, x, t, cond, *, layer, s=None, keys=None) -> (what apply returns, the image's tokens after block
+        `layer` as a grid [b, h, w, c] in float32), computed in one pass. Blocks are counted from 1. None for a network
+        that has no blocks.
+      layers: the number of blocks.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
@@ -94,19 +119,31 @@ class Network:
     drop: Callable[[Conditions, Bool[Array, "b"]], Conditions]
     conditions: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
     two_times: bool = False
+    hidden: Hidden | None = None
+    layers: int = 0
+
+
+def record_tokens(module: nn.Module, tokens: Float[Array, "b h w c"]) -> None:
+    """Lets `Network.hidden` see the tokens after a block; called once a block, in order. Free when nobody asks."""
+    module.sow(TOKENS, "tokens", tokens)
 
 
 def from_module(
-    module: nn.Module, data: DataSpec, conditions: Mapping[str, Condition] | None = None, two_times: bool = False
+    module: nn.Module,
+    data: DataSpec,
+    conditions: Mapping[str, Condition] | None = None,
+    two_times: bool = False,
+    layers: int = 0,
 ) -> Network:
     """Makes a Network of a flax linen module called as `module(x, t, s, cond, keys)`.
 
     Args:
       module: takes x[b, ...], t[b], s[b] (None unless `two_times`), the conditions it named, and keys[b] or None for
-        dropout; returns an array like x. It may hold parameters only, no other collection.
+        dropout; returns an array like x. It may hold parameters only, beside what `record_tokens` records.
       data: the shape of one example.
       conditions: what the module reads.
       two_times: whether the module takes s. It is then always given one: s = t where the caller leaves it out.
+      layers: how many times the module calls `record_tokens`.
     """
     conditions = dict(conditions or {})
 
@@ -115,15 +152,7 @@ def from_module(
         cond = {name: jnp.zeros((1, *condition.shape), condition.dtype) for name, condition in conditions.items()}
         return module.init(key, x, t, t if two_times else None, cond, None)["params"]
 
-    def apply(
-        tree: PyTree,
-        x: Float[Array, "b ..."],
-        t: Float[Array, "..."],
-        cond: Conditions,
-        *,
-        s: Float[Array, "..."] | None = None,
-        keys: Key[Array, "b"] | None = None,
-    ) -> Float[Array, "b ..."]:
+    def arguments(x, t, cond, s, keys) -> tuple:
         missing = [name for name in conditions if name not in cond]
         given = ", ".join(sorted(cond)) or "none"
         if missing:
@@ -136,8 +165,34 @@ def from_module(
         t = batch_times(t, x)
         if two_times:
             s = t if s is None else batch_times(s, x)
-        read = {name: cond[name] for name in conditions}
-        return module.apply({"params": tree}, x, t, s, read, keys).astype(jnp.float32)
+        return x, t, s, {name: cond[name] for name in conditions}, keys
+
+    def apply(
+        tree: PyTree,
+        x: Float[Array, "b ..."],
+        t: Float[Array, "..."],
+        cond: Conditions,
+        *,
+        s: Float[Array, "..."] | None = None,
+        keys: Key[Array, "b"] | None = None,
+    ) -> Float[Array, "b ..."]:
+        return module.apply({"params": tree}, *arguments(x, t, cond, s, keys)).astype(jnp.float32)
+
+    def hidden(
+        tree: PyTree,
+        x: Float[Array, "b ..."],
+        t: Float[Array, "..."],
+        cond: Conditions,
+        *,
+        layer: int,
+        s: Float[Array, "..."] | None = None,
+        keys: Key[Array, "b"] | None = None,
+    ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]:
+        if not 1 <= layer <= layers:
+            raise ValueError(f"The network has blocks 1 ... {layers}; there is no block {layer}. Choose one of these.")
+        output, recorded = module.apply({"params": tree}, *arguments(x, t, cond, s, keys), mutable=[TOKENS])
+        # All blocks are recorded; what is not returned here, XLA does not keep.
+        return output.astype(jnp.float32), recorded[TOKENS]["tokens"][layer - 1].astype(jnp.float32)
 
     def drop(cond: Conditions, dropped: Bool[Array, "b"]) -> Conditions:
         return {
@@ -145,7 +200,7 @@ def from_module(
             for name, array in cond.items()
         }
 
-    return Network(init, apply, drop, conditions, two_times)
+    return Network(init, apply, drop, conditions, two_times, hidden if layers else None, layers)
 
 
 def _drop(array: Array, condition: Condition, dropped: Bool[Array, "b"]) -> Array:

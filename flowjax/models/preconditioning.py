@@ -61,6 +61,14 @@ def edm(
     if not (math.isfinite(std) and std > 0):
         raise ValueError(f"preconditioning 'edm' needs a positive standard deviation of the data; it is {std}.")
 
+    def inputs(x, t, s) -> tuple:
+        """x and the times as F sees them, and the coefficients of x and F in (2)."""
+        t = batch_times(t, x)
+        alpha, sigma = expand_to(path.alpha(t), x), expand_to(path.sigma(t), x)
+        scale = jnp.sqrt(alpha**2 * std**2 + sigma**2)
+        second = None if s is None else noise_condition(path, batch_times(s, x))
+        return x / scale, noise_condition(path, t), second, alpha * (std / scale) ** 2, sigma * std / scale
+
     def apply(
         tree: PyTree,
         x: Float[Array, "b ..."],
@@ -70,14 +78,24 @@ def edm(
         s: Float[Array, "..."] | None = None,
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b ..."]:
-        t = batch_times(t, x)
-        alpha, sigma = expand_to(path.alpha(t), x), expand_to(path.sigma(t), x)
-        scale = jnp.sqrt(alpha**2 * std**2 + sigma**2)
-        second = None if s is None else noise_condition(path, batch_times(s, x))
-        output = network.apply(tree, x / scale, noise_condition(path, t), cond, s=second, keys=keys)
-        return alpha * (std / scale) ** 2 * x + (sigma * std / scale) * output
+        scaled, first, second, skip, out = inputs(x, t, s)
+        return skip * x + out * network.apply(tree, scaled, first, cond, s=second, keys=keys)
 
-    return dataclasses.replace(network, apply=apply)
+    def hidden(
+        tree: PyTree,
+        x: Float[Array, "b ..."],
+        t: Float[Array, "..."],
+        cond: Conditions,
+        *,
+        layer: int,
+        s: Float[Array, "..."] | None = None,
+        keys: Key[Array, "b"] | None = None,
+    ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]:
+        scaled, first, second, skip, out = inputs(x, t, s)
+        output, tokens = network.hidden(tree, scaled, first, cond, layer=layer, s=second, keys=keys)
+        return skip * x + out * output, tokens
+
+    return dataclasses.replace(network, apply=apply, hidden=hidden if network.hidden else None)
 
 
 def none(network: Network) -> Network:

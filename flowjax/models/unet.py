@@ -1,7 +1,8 @@
 r"""U-Net in the style of DDPM++ and ADM (Ho et al. 2020; Song et al. 2021; Dhariwal & Nichol 2021).
 
 The image goes down through levels of half the side and more channels, and up again; every block on the way up also
-reads the output of its partner on the way down. A residual block is
+reads the output of its partner on the way down. Blocks are counted along that way, the middle as one. A residual block
+is
 
     h = convolve(silu(norm(x)))
     h = convolve(dropout(silu(norm(h) (1 + scale) + shift))),      (scale, shift) a linear function of silu(embedding)
@@ -23,7 +24,7 @@ from flowjax.models.attention import Attention
 from flowjax.models.convolution import CONVOLUTIONS, Convolution
 from flowjax.models.dense import Dense
 from flowjax.models.embeddings import ConditionEmbedding, Dropout
-from flowjax.models.network import Conditions, Network, from_module, label_condition, text_conditions
+from flowjax.models.network import Conditions, Network, from_module, label_condition, record_tokens, text_conditions
 from flowjax.models.norms import GroupNorm
 
 RESAMPLINGS = {
@@ -147,6 +148,7 @@ class UNet(nn.Module):
                 h = residual(h, width, f"down_{level}_{index}")
                 if h.shape[1] in self.attention:
                     h = attend(h, f"down_{level}_{index}_attention")
+                record_tokens(self, h)
                 skips.append(h)
             if level + 1 < len(widths):
                 if self.resampling == "block":
@@ -159,12 +161,14 @@ class UNet(nn.Module):
         if self.attention:
             h = attend(h, "middle_attention")
         h = residual(h, widths[-1], "middle_1")
+        record_tokens(self, h)
 
         for level, width in reversed(list(enumerate(widths))):
             for index in range(self.blocks + 1):
                 h = residual(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up_{level}_{index}")
                 if h.shape[1] in self.attention:
                     h = attend(h, f"up_{level}_{index}_attention")
+                record_tokens(self, h)
             if level > 0:
                 if self.resampling == "block":
                     h = residual(h, width, f"double_{level}", "double")
@@ -249,4 +253,5 @@ def unet(
     conditions = {} if classes is None else {"label": label_condition(classes)}
     if text:
         conditions |= text_conditions(data.text_length, data.text_channels)
-    return from_module(module, data, conditions, two_times)
+    layers = len(multipliers) * (2 * blocks + 1) + 1
+    return from_module(module, data, conditions, two_times, layers)

@@ -206,3 +206,29 @@ def test_a_larger_u_net_and_odd_images_have_the_right_shapes():
         x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
         output = jax.eval_shape(partial(network.apply, cond={}), tree, x, jax.ShapeDtypeStruct((2,), jnp.float32))
         assert output.shape == (2, *shape)
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_hidden_returns_the_prediction_and_the_tokens_after_a_block(name):
+    network, run = compiled(name, two_times=True)
+    x, t, cond = inputs(name)
+    tree = perturbed(network)
+    hidden = compile_quickly(network.hidden, static_argnames="layer")
+    prediction, tokens = hidden(tree, x, t, cond, layer=network.layers, s=t + 0.3)
+    np.testing.assert_allclose(prediction, run(tree, x, t, cond, s=t + 0.3), atol=1e-5)
+    assert tokens.dtype == jnp.float32 and jnp.std(tokens) > 0
+    shapes = jax.eval_shape(
+        lambda *given: [network.hidden(*given, layer=k + 1)[1] for k in range(network.layers)], tree, x, t, cond
+    )
+    expected = {"dit": [(BATCH, 4, 4, 16)] * 2}
+    down, up = [(BATCH, 8, 8, 8), (BATCH, 4, 4, 16)], [(BATCH, 4, 4, 16)] * 2 + [(BATCH, 8, 8, 8)] * 2
+    expected["unet"] = [*down, (BATCH, 4, 4, 16), *up]
+    assert [shape.shape for shape in shapes] == expected[name]
+    # The tokens after a block are a function of the parameters up to it.
+    gradient = compile_quickly(jax.grad(lambda tree: jnp.sum(network.hidden(tree, x, t, cond, layer=1)[1] ** 2)))(tree)
+    touched = {path for path, leaf in gradient.items() if any(jnp.any(a) for a in jax.tree.leaves(leaf))}
+    first = {"dit": {"patch_embedding", "block_0"}, "unet": {"input", "down_0_0"}}[name]
+    assert touched == first | {"embedding"}
+    with pytest.raises(ValueError, match="blocks 1"):
+        network.hidden(tree, x, t, cond, layer=0)
+    assert make("mlp").hidden is None

@@ -8,6 +8,7 @@ import pytest
 from flowjax.choices import build
 from flowjax.contract import DataSpec
 from flowjax.losses.denoising import prediction_loss
+from flowjax.models import NETWORKS
 from flowjax.models.network import Network
 from flowjax.models.preconditioning import PRECONDITIONINGS, noise_condition
 from flowjax.paths import oracles
@@ -110,3 +111,22 @@ def test_it_refuses_other_predictions_and_standard_deviations():
     with pytest.raises(ValueError, match="positive standard deviation"):
         build("preconditioning", dict(name="edm", data_std=0.0), PRECONDITIONINGS, prediction="data", **given)
     assert build("preconditioning", dict(name="none"), PRECONDITIONINGS, prediction="v", **given) is given["network"]
+
+
+def test_tokens_pass_through():
+    """The prediction of `hidden` is that of `apply`, and the tokens are those of F at what F is given."""
+    path, x, t = make_path("linear"), jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.linspace(0.1, 0.9, 4)
+    data = DataSpec((8, 8, 1), std=STD)
+    plain = NETWORKS["dit"](data, width=16, depth=2, heads=2, patch=4)
+    network = build(
+        "preconditioning", dict(name="edm"), PRECONDITIONINGS, network=plain, path=path, prediction="data", data=data
+    )
+    draw = np.random.default_rng(0)
+    shapes = jax.eval_shape(plain.init, jax.random.key(0))
+    tree = jax.tree.map(lambda leaf: jnp.asarray(0.3 * draw.normal(size=leaf.shape), jnp.float32), shapes)
+    prediction, tokens = network.hidden(tree, x, t, {}, layer=1)
+    np.testing.assert_allclose(prediction, network.apply(tree, x, t, {}), atol=1e-5)
+    scale = jnp.sqrt((t * STD) ** 2 + (1 - t) ** 2)[:, None, None, None]
+    _, expected = plain.hidden(tree, x / scale, noise_condition(path, t), {}, layer=1)
+    np.testing.assert_allclose(tokens, expected, rtol=1e-4, atol=1e-4)
+    assert preconditioned(path, lambda x, t: x).hidden is None
