@@ -10,6 +10,7 @@ samples; the trainer turns any such description into compiled, sharded, checkpoi
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,16 +68,22 @@ class Role:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One kind of optimizer update, due at the steps with step % every == offset."""
+    """One kind of optimizer update, due from `start` on at the steps with step % every == offset."""
 
     loss: LossFn
     trains: tuple[str, ...]
     every: int = 1
     offset: int = 0
+    start: int = 0
 
     def due(self, step: int) -> bool:
         """Whether this phase runs at a step."""
-        return step % self.every == self.offset
+        return step >= self.start and step % self.every == self.offset
+
+    def updates(self, steps: int) -> int:
+        """At how many of the first `steps` steps this phase runs."""
+        before = lambda count: max(0, -(-(count - self.offset) // self.every))
+        return max(0, before(steps) - before(self.start))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +94,8 @@ class Sampler:
       draw: (params, conditions, keys[b]) -> samples [b, ...]. Sample i depends on keys[i] and condition i alone.
       role: the role it reads.
       also: further roles it reads (the weak model of autoguidance).
+      reads: names of a batch's arrays that it takes from real, held-out examples, found among its conditions: `data` for
+        a reconstruction. Empty for a sampler that draws from noise.
       description: plain values for receipts (sampler, steps, nfe, guidance_scale, ...).
       grid: the times it visits, for the check of the training density against it; None when there is no fixed grid.
     """
@@ -96,6 +105,7 @@ class Sampler:
     description: Mapping[str, Any]
     grid: Sequence[float] | None = None
     also: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +236,8 @@ class Method:
                 f"Phase '{name}' has every={phase.every} and offset={phase.offset}, so it would never be due. "
                 "Use every >= 1 and 0 <= offset < every."
             )
+        if phase.start < 0:
+            raise ValueError(f"Phase '{name}' starts at step {phase.start}. Use 0, the first step, or a later one.")
 
     def due(self, step: int) -> tuple[str, ...]:
         """The names of the phases that run at a step, in order."""
@@ -233,8 +245,18 @@ class Method:
 
     def updates_of(self, role: str, steps: int) -> int:
         """How many optimizer updates a role has had after `steps` steps."""
-        trained = [phase for phase in self.phases.values() if role in phase.trains]
-        return sum((steps - phase.offset - 1) // phase.every + 1 for phase in trained if steps > phase.offset)
+        return sum(phase.updates(steps) for phase in self.phases.values() if role in phase.trains)
+
+    def cycle(self, start: int | None = None) -> list[tuple[str, ...]]:
+        """The due phases of each step of one period, from `start` on or, by default, from where all have started."""
+        if start is None:
+            start = max(phase.start for phase in self.phases.values())
+        period = math.lcm(*(phase.every for phase in self.phases.values()))
+        return [self.due(start + step) for step in range(period)]
+
+    def due_sets(self) -> set[tuple[str, ...]]:
+        """Every set of phases that is ever due together, which is one compiled program each."""
+        return {due for phase in self.phases.values() for due in self.cycle(phase.start)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +272,8 @@ class DataSpec:
         `text` [b, text_length, text_channels] and `text_mask` [b, text_length], encoded before.
       vocabulary: the number of token ids, 0 when captions come encoded.
       text_channels: the channels of encoded captions, 0 when they come as ids.
+      shapes: every shape that a batch may have, `shape` among them, where the data come in buckets: each batch is of one
+        of them, and each compiles a program. Empty when `shape` is the only one. Samplers draw at `shape`.
     """
 
     shape: tuple[int, ...]
@@ -258,3 +282,10 @@ class DataSpec:
     text_length: int = 0
     vocabulary: int = 0
     text_channels: int = 0
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self):
+        if self.shapes and tuple(self.shape) not in self.shapes:
+            raise ValueError(
+                f"The data spec's shape {tuple(self.shape)} is not among its shapes {self.shapes}. Add it: samplers draw at it."
+            )

@@ -30,11 +30,11 @@ def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Nam
     run, params, step, name = _latest(config, workdir, options)
     count = options.count or config.sample.count
     drawer = Drawer(run)
-    conditions = drawer.balanced(count)
+    conditions = drawer.conditions(name, count)
     samples = drawer.draw(params, name, conditions, count, "pictures", min(count, config.evaluation.batch_size))
     file = workdir / "samples" / f"{step:08d}_{name}_{count}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_png(file, sample_picture(samples, run.source, conditions.get("label")))
+    save_png(file, sample_picture(samples, run.source, conditions))
     print(f"{count} samples of step {step}: {file}")
     if options.out:
         np.savez(options.out, samples=samples, **conditions)

@@ -36,6 +36,7 @@ FIT = {"fit": Phase(LOSS, ("student",))}
         ),
         (dict(student=STUDENT), dict(fit=Phase(LOSS, ())), "trains no role"),
         (dict(student=STUDENT), dict(fit=Phase(LOSS, ("student",), every=3, offset=3)), "would never be due"),
+        (dict(student=STUDENT), dict(fit=Phase(LOSS, ("student",), start=-1)), "starts at step -1"),
     ],
 )
 def test_inconsistent_methods_are_refused(roles, phases, message):
@@ -56,3 +57,14 @@ def test_restored_roles_may_say_what_they_expect():
     Method(roles=dict(student=Role(init=INIT, restore_from="runs/a", tx=TX)), phases=FIT)
     with pytest.raises(ValueError, match="exactly one"):
         Method(roles=dict(student=Role(copy_of="student", restore_from="runs/a", tx=TX)), phases=FIT)
+
+
+@pytest.mark.parametrize("every, offset, start", [(1, 0, 0), (1, 0, 7), (3, 2, 0), (3, 1, 5), (4, 0, 8)])
+def test_updates_are_counted_as_they_are_due(every, offset, start):
+    late = Phase(LOSS, ("student",), every=every, offset=offset, start=start)
+    method = Method(dict(student=STUDENT), dict(FIT, late=late))
+    due = [late.due(step) for step in range(40)]
+    assert not any(due[:start]) and any(due[start : start + every])
+    assert all(method.updates_of("student", n) == n + sum(due[:n]) for n in range(40))
+    assert method.due_sets() == {method.due(step) for step in range(40)}
+    assert method.cycle() == [method.due(start + step) for step in range(every)]

@@ -27,13 +27,22 @@ REFERENCE_SPLITS = ("train", "test", "all")
 
 @runtime_checkable
 class Source(Protocol):
-    """A data set. `size` is the number of training examples, None when there is no end."""
+    """A data set. `size` is the number of training examples, None when there is no end.
+
+    A source whose examples are codes of something else also has `decode(samples) -> what they are codes of` and
+    `decoded`, the source of that: pictures and evaluators then see decoded samples beside decoded's examples.
+    """
 
     spec: DataSpec
     size: int | None
 
     def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
-        """Item k: the rows start..stop of the batch of step k, without `mask` and `row`."""
+        """Item k: the rows start..stop of the batch of step k, without `mask` and `row`.
+
+        Row i of step k is a function of (seed, k * batch_size + i) where the source is finite, of (seed, k, i) where it is
+        endless. Rows may lie beyond batch_size: item 0 of dataset(seed, 1, start, stop) are the examples start..stop of
+        one long sequence, and that is how a mixture addresses them.
+        """
         ...
 
     def reference(self, split: str = "test", count: int | None = None, seed: int = 0) -> Arrays:

@@ -72,10 +72,8 @@ class Logbook:
         self._drawer, self._evaluators = Drawer(run), make_evaluators(run)
         self._writers = Writers(run.workdir, total_steps=run.config.steps, backends=run.config.writers.to_dict())
         self.sums = MetricSums()
-        for (
-            sampler
-        ) in run.method.samplers.values():  # a sampler that cannot draw is found now, not at the first picture
-            self._drawer.check(sampler)
+        for name in run.method.samplers:  # a sampler that cannot draw is found now, not at the first picture
+            self._drawer.check(name)
 
     def open(self, step: int) -> None:
         """Writes the config and what the samplers are; on a resume cuts the logs back to the checkpoint."""
@@ -126,10 +124,10 @@ class Logbook:
     def write_samples(self, step: int, state: State) -> None:
         """One picture for every sampler, of the same noise each time."""
         count = self.config.sample.count
-        conditions = self._drawer.balanced(count)
         for name in self.run.method.samplers:
+            conditions = self._drawer.conditions(name, count)
             samples = self._drawer.draw(state.params, name, conditions, count, "pictures", count)
-            self._writers.image(step, name, sample_picture(samples, self.run.source, conditions.get("label")))
+            self._writers.image(step, name, sample_picture(samples, self.run.source, conditions))
 
     def evaluate(self, step: int, state: State) -> dict[str, float]:
         """Measures the default sampler: metrics, receipts; returns the values."""
@@ -168,14 +166,13 @@ class Logbook:
             write_report(self.run.workdir)
 
     def _count_flops(self) -> float | None:
-        """Operations a step, averaged over the phases' cycle; None where there is nothing to count them from."""
+        """Operations a step, averaged over a cycle of all phases; None where there is nothing to count them from."""
         executor, method = self.run.executor, self.run.method
         if not isinstance(executor, JitExecutor) or method.collect is not None:
             return None
-        cycle = int(np.lcm.reduce([phase.every for phase in method.phases.values()]))
-        dues = [method.due(step) for step in range(cycle)]
+        dues = method.cycle()
         counted = {due: update_flops(self.run, executor, due) for due in set(dues) if due}
-        return sum(counted.get(due, 0.0) for due in dues) / cycle
+        return sum(counted.get(due, 0.0) for due in dues) / len(dues)
 
     def _write(self, name: str, text: str) -> None:
         if jax.process_index() == 0:

@@ -78,8 +78,7 @@ def plan(run: Run) -> dict[str, Any]:
         bytes_optimizer=device_bytes(abstract.optimizer),
         updates={},
     )
-    period = np.lcm.reduce([phase.every for phase in run.method.phases.values()])
-    for due in sorted({run.method.due(step) for step in range(int(period))}):
+    for due in sorted(run.method.due_sets()):
         if not due:
             continue
         memory = executor.program(due, 1).lower(*program_shapes(run, executor)).compile().memory_analysis()

@@ -1,6 +1,7 @@
 """Samples from a state: for pictures while training, for evaluation with receipts, for `--mode=sample`."""
 
 import functools
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from flowjax.arrays import example_keys
 from flowjax.choices import build, choose
 from flowjax.config import ConfigError
-from flowjax.contract import Sampler
 from flowjax.data.pipeline import evaluation_batches
 from flowjax.evaluation import EVALUATORS, HIGHER_IS_BETTER, pictures, run_files
 from flowjax.evaluation.receipts import make_receipt
@@ -40,11 +40,15 @@ class Drawer:
             out_shardings=NamedSharding(self.run.executor.mesh, PartitionSpec()),
         )
 
-    def check(self, sampler: Sampler) -> None:
+    def check(self, sampler: str) -> None:
         """Traces a sampler on shapes: what is wrong with its network, guidance or grid is an error here."""
-        conditions = {name: jnp.asarray(value) for name, value in self.balanced(2).items()}
+        config, chosen = self.run.config, self.run.method.samplers[sampler]
+        if chosen.reads:  # are there enough real examples for the pictures and the measurements?
+            measured = config.evaluation.count if config.evaluators and sampler == self.run.default_sampler else 0
+            self.conditions(sampler, max(config.sample.count, measured))
+        conditions = {name: jnp.asarray(value) for name, value in self.conditions(sampler, 2).items()}
         keys = example_keys(jax.random.key(0), jnp.arange(2))
-        jax.eval_shape(sampler.draw, self.run.executor.abstract.params, conditions, keys)
+        jax.eval_shape(chosen.draw, self.run.executor.abstract.params, conditions, keys)
 
     def _put(self, value: np.ndarray) -> jax.Array:
         """The same array on every process, its rows split over the devices where they divide."""
@@ -62,15 +66,35 @@ class Drawer:
         stream: str,
         batch_size: int,
     ) -> np.ndarray:
-        """`count` samples under the conditions (arrays with `count` rows; may be empty)."""
+        """`count` samples under the conditions (arrays with `count` rows; may be empty).
+
+        Where the data are codes of something else (latents), the source decodes what was drawn.
+        """
         program = self._program(sampler)
+        decode = getattr(self.run.source, "decode", None) or (lambda samples: samples)
         key = step_key(self.run.config.seed, 0, f"draw/{stream}")
         pieces = []
         for batch in evaluation_batches({"row": np.arange(count), **conditions}, min(batch_size, count)):
             chosen = {name: self._put(batch[name]) for name in conditions}
             samples = program(params, chosen, key, self._put(batch["row"]))
-            pieces.append(np.asarray(samples)[batch["mask"] > 0])
+            pieces.append(decode(np.asarray(samples)[batch["mask"] > 0]))
         return np.concatenate(pieces)
+
+    def conditions(self, sampler: str, count: int) -> dict[str, np.ndarray]:
+        """What `count` samples are drawn under: held-out examples where the sampler reads them, else `balanced`."""
+        reads = self.run.method.samplers[sampler].reads
+        if not reads:
+            return self.balanced(count)
+        try:
+            real = self.run.source.reference("test", count, self.run.config.seed)
+        except ValueError as error:
+            raise ConfigError(f"Sampler '{sampler}' reads real examples. {error}") from error
+        lacking = [name for name in reads if name not in real]
+        if lacking:
+            raise ConfigError(
+                f"Sampler '{sampler}' reads '{lacking[0]}' of real examples, which have {', '.join(sorted(real))}."
+            )
+        return {name: real[name] for name in (*reads, *(name for name in ("label",) if name in real))}
 
     def balanced(self, count: int) -> dict[str, np.ndarray]:
         """Conditions for `count` samples: every class in turn, or nothing where there are no classes."""
@@ -78,10 +102,16 @@ class Drawer:
         return {} if classes is None else {"label": (np.arange(count) % classes).astype(np.int32)}
 
 
-def sample_picture(samples: np.ndarray, source: Any, labels: np.ndarray | None) -> np.ndarray:
-    """Samples as a person looks at them: images in rows of a class, points beside as many true ones."""
+def sample_picture(samples: np.ndarray, source: Any, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Samples as a person looks at them: images in rows of a class, points beside as many true ones.
+
+    A sample made from a real image stands to its right: a picture of reconstructions is one of pairs.
+    """
+    if samples.ndim == 4 and "data" in conditions and conditions["data"].shape == samples.shape:
+        pairs = np.stack([conditions["data"], samples], axis=1).reshape(-1, *samples.shape[1:])
+        return pictures.grid(pairs, columns=2 * math.ceil(math.sqrt(len(samples) / 2)))
     if samples.ndim == 4:
-        return pictures.grid(samples, labels=labels)
+        return pictures.grid(samples, labels=conditions.get("label"))
     if samples.ndim == 2 and samples.shape[1] == 2:
         return pictures.scatter(samples, source.reference(count=len(samples))["data"])
     raise ConfigError(
@@ -90,11 +120,16 @@ def sample_picture(samples: np.ndarray, source: Any, labels: np.ndarray | None) 
     )
 
 
+def visible(source: Any) -> Any:
+    """The source whose examples are like drawn samples: of latents, the images that they are codes of."""
+    return getattr(source, "decoded", source)
+
+
 def make_evaluators(run: Run) -> dict[str, Any]:
     """The evaluators of a config; mistakes come out as ConfigError before training starts."""
     try:
         return {
-            name: build("evaluator", spec, EVALUATORS, source=run.source, seed=run.config.seed)
+            name: build("evaluator", spec, EVALUATORS, source=visible(run.source), seed=run.config.seed)
             for name, spec in run.config.evaluators.items()
         }
     except (ValueError, TypeError) as error:
@@ -105,7 +140,7 @@ def evaluate(
     run: Run,
     drawer: Drawer,
     evaluators: Mapping[str, Any],
-    params: Mapping[str, Array],
+    params: Mapping[str, PyTree],
     step: int,
     sampler: str,
     seconds: float,
@@ -125,7 +160,7 @@ def evaluate(
     """
     config = run.config
     count = config.evaluation.count
-    conditions = drawer.balanced(count)
+    conditions = drawer.conditions(sampler, count)
     began = time.perf_counter()
     samples = drawer.draw(params, sampler, conditions, count, "evaluation", config.evaluation.batch_size)
     drawing = time.perf_counter() - began
