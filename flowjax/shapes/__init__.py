@@ -1,0 +1,1 @@
+"""Shapes: captioned scenes drawn by a law, rendered, read back from pixels, and judged against a caption."""
