@@ -1,14 +1,7 @@
 r"""U-Net in the style of DDPM++ and ADM (Ho et al. 2020; Song et al. 2021; Dhariwal & Nichol 2021).
 
 The image goes down through levels of half the side and more channels, and up again; every block on the way up also
-reads the output of its partner on the way down. Blocks are counted along that way, the middle as one. A residual block
-is
-
-    h = convolve(silu(norm(x)))
-    h = convolve(dropout(silu(norm(h) (1 + scale) + shift))),      (scale, shift) a linear function of silu(embedding)
-    x <- skip(x) + h,
-
-with group norm, the second convolution starting at zero, and `skip` a linear map where the number of channels changes.
+reads the output of its partner on the way down. Blocks (models/residual.py) are counted along that way, the middle as one.
 Attention between the cells of the image stands after the blocks of the levels whose height is in `attention`, and, with
 text, cross-attention after it. The last convolution starts at zero, so the network starts as the zero function.
 """
@@ -20,84 +13,15 @@ from jaxtyping import Array, Float, Key
 
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
-from flowjax.models.attention import Attention
 from flowjax.models.convolution import CONVOLUTIONS, Convolution
-from flowjax.models.dense import Dense
-from flowjax.models.embeddings import ConditionEmbedding, Dropout
+from flowjax.models.embeddings import ConditionEmbedding
 from flowjax.models.network import Conditions, Network, from_module, label_condition, record_tokens, text_conditions
-from flowjax.models.norms import GroupNorm
+from flowjax.models.residual import AttentionBlock, ResidualBlock, double, group_norm
 
 RESAMPLINGS = {
     "block": "a residual block that averages 2 x 2 cells or repeats each cell",
     "conv": "a convolution of stride 2, or one after repeating each cell",
 }
-
-
-def group_norm(dtype: DTypeLike, channels: int, name: str) -> GroupNorm:
-    """Group norm with up to 32 groups of at least 4 channels; as many groups as divide the channels."""
-    groups = next(n for n in range(max(1, min(32, channels // 4)), 0, -1) if channels % n == 0)
-    return GroupNorm(groups, dtype=dtype, name=name)
-
-
-def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The mean of each 2 x 2 cells."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
-def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Each cell repeated to 2 x 2."""
-    batch, height, width, channels = x.shape
-    shape = (batch, height, 2, width, 2, channels)
-    return jnp.broadcast_to(x[:, :, None, :, None], shape).reshape(batch, 2 * height, 2 * width, channels)
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions modulated by the embedding; `resample` ('halve', 'double' or None) acts before the first."""
-
-    features: int
-    dropout: float
-    convolution: str
-    dtype: DTypeLike
-    resample: str | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], keys: Key[Array, "b"] | None
-    ) -> Float[Array, "b h2 w2 f"]:
-        options = {"implementation": self.convolution, "dtype": self.dtype}
-        hidden = nn.silu(group_norm(self.dtype, x.shape[-1], "norm_in")(x))
-        if self.resample is not None:
-            resample = {"halve": halve, "double": double}[self.resample]
-            hidden, x = resample(hidden), resample(x)
-        hidden = Convolution(self.features, name="conv_in", **options)(hidden)
-        modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="modulation")(nn.silu(embedding))
-        scale, shift = jnp.split(modulation[:, None, None], 2, axis=-1)
-        hidden = nn.silu(group_norm(self.dtype, self.features, "norm_out")(hidden) * (1 + scale) + shift)
-        hidden = Dropout(self.dropout, name="dropout")(hidden, keys)
-        hidden = Convolution(self.features, zero=True, name="conv_out", **options)(hidden)
-        if x.shape[-1] != self.features:
-            x = Dense(self.features, dtype=self.dtype, name="skip")(x)
-        return x + hidden
-
-
-class AttentionBlock(nn.Module):
-    """Attention between the cells of the image, then to the text where there is text."""
-
-    head_channels: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], cond: Conditions) -> Float[Array, "b h w c"]:
-        channels = x.shape[-1]
-        heads = max(1, channels // self.head_channels)
-        tokens = x.reshape(x.shape[0], -1, channels)
-        attention = lambda name: Attention(heads, zero_output=True, dtype=self.dtype, name=name)
-        tokens = tokens + attention("attention")(group_norm(self.dtype, channels, "norm")(tokens))
-        if "text" in cond:
-            normed = group_norm(self.dtype, channels, "cross_norm")(tokens)
-            tokens = tokens + attention("cross_attention")(normed, cond["text"], cond["text_mask"])
-        return tokens.reshape(x.shape)
 
 
 class UNet(nn.Module):
