@@ -2,20 +2,30 @@
 
 from flowjax.data.batch import check_batch
 from flowjax.data.digits import digits
+from flowjax.data.mixtures import MixedSource, mix, mixed
 from flowjax.data.pipeline import BatchIterator, evaluation_batches, make_iterator
 from flowjax.data.points import checkerboard, mixture, moons, spirals
 from flowjax.data.sources import ArraySource, PointSource, RecordSource, Source
 
-SOURCES = {"mixture": mixture, "moons": moons, "checkerboard": checkerboard, "spirals": spirals, "digits": digits}
+SOURCES = {
+    "mixture": mixture,
+    "moons": moons,
+    "checkerboard": checkerboard,
+    "spirals": spirals,
+    "digits": digits,
+    "mix": mix,
+}
 
 __all__ = [
     "SOURCES",
     "ArraySource",
     "BatchIterator",
+    "MixedSource",
     "PointSource",
     "RecordSource",
     "Source",
     "check_batch",
     "evaluation_batches",
     "make_iterator",
+    "mixed",
 ]

@@ -27,10 +27,10 @@ def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
         if value.dtype in (np.float64, np.int64, np.uint64) or value.dtype == object:
             raise ValueError(f"The batch entry '{name}' is {value.dtype}; use float32, int32, uint8 or bool ({WIDE}).")
     for name in ("data", "noise"):
-        if name in batch and batch[name].shape[1:] != tuple(spec.shape):
+        if name in batch and batch[name].shape[1:] not in (spec.shapes or (tuple(spec.shape),)):
+            allowed = " or ".join(str(tuple(shape)) for shape in spec.shapes or (spec.shape,))
             raise ValueError(
-                f"The batch entry '{name}' has examples of shape {batch[name].shape[1:]}; the data spec says "
-                f"{tuple(spec.shape)}."
+                f"The batch entry '{name}' has examples of shape {batch[name].shape[1:]}; the data spec says {allowed}."
             )
         if name in batch and batch[name].dtype != np.float32:
             raise ValueError(

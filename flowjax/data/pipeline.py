@@ -43,19 +43,32 @@ class BatchIterator:
     def __init__(self, dataset: grain.MapDataset, start_step: int, threads: int, prefetch: int):
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
         self._iterator = iter(dataset.to_iter_dataset(options))
-        self._iterator.set_state({"next_index": start_step})
+        self.set_state({"next_index": start_step})
 
     def __iter__(self) -> "BatchIterator":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._iterator)
+        batch = self._peek()
+        self._ahead = None
+        return batch
+
+    def _peek(self) -> dict[str, np.ndarray]:
+        if self._ahead is None:
+            self._ahead = next(self._iterator)
+        return self._ahead
 
     def stack_batches(self, count: int) -> dict[str, np.ndarray]:
-        """The next `count` batches as one, [count, b, ...]: what `count` calls of next() would give, stacked."""
+        """The next `count` batches as one, [count, b, ...]: what as many calls of next() would give, stacked.
+
+        Fewer than `count` where the batches go on with other shapes (a bucket follows another): those wait their turn.
+        """
         if count < 1:
             raise ValueError(f"stack_batches({count}): ask for at least one batch.")
-        batches = [next(self._iterator) for _ in range(count)]
+        batches = [next(self)]
+        shapes = _shapes(batches[0])
+        while len(batches) < count and _shapes(self._peek()) == shapes:
+            batches.append(next(self))
         return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
     @property
@@ -65,15 +78,21 @@ class BatchIterator:
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps: {'next_index': the next step}."""
-        return self._iterator.get_state()
+        # A batch that was looked at and not taken has left grain's iterator, but is still to come.
+        return {"next_index": self._iterator.get_state()["next_index"] - (self._ahead is not None)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes to the step of a state that `get_state` gave; prefetched batches are dropped."""
+        self._ahead: dict[str, np.ndarray] | None = None
         self._iterator.set_state({"next_index": int(state["next_index"])})
 
     def close(self) -> None:
         """Stops the prefetching threads."""
         self._iterator.close()
+
+
+def _shapes(batch: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in batch.items()}
 
 
 def make_iterator(

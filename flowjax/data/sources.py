@@ -20,6 +20,7 @@ import numpy as np
 
 from flowjax.contract import DataSpec
 from flowjax.data import draws
+from flowjax.data.fingerprints import plain_hash, records_hash, tree_hash
 
 Arrays = Mapping[str, np.ndarray]
 REFERENCE_SPLITS = ("train", "test", "all")
@@ -63,6 +64,11 @@ class _Endless:
         return self._item(int(index))
 
 
+def endless(item: Callable[[int], Any]) -> grain.MapDataset:
+    """A grain data set whose item k is item(k), for every k."""
+    return grain.MapDataset.source(_Endless(item))
+
+
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     """The permutation of one epoch; the last few are kept, because a batch may need two."""
@@ -88,7 +94,8 @@ def _check_batch_fits(batch_size: int, size: int) -> None:
         )
 
 
-def _check_split(split: str, splits: Sequence[str] = REFERENCE_SPLITS) -> None:
+def check_split(split: str, splits: Sequence[str] = REFERENCE_SPLITS) -> None:
+    """Raises a ValueError for an unknown split."""
     if split not in splits:
         raise ValueError(f"Unknown split '{split}'. Known: {', '.join(splits)}.")
 
@@ -118,11 +125,16 @@ class PointSource:
 
     def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
         """Item k: fresh points for the rows start..stop of step k."""
-        return grain.MapDataset.source(_Endless(lambda step: self._rows(seed, draws.TRAIN, step, start, stop)))
+        return endless(lambda step: self._rows(seed, draws.TRAIN, step, start, stop))
+
+    def fingerprint(self) -> str:
+        """A hash of what the law makes of a fixed set of uniforms."""
+        points, labels = self.draw(draws.row_uniforms(0, draws.MEASURE, 0, 0, 256))
+        return tree_hash({"points": points, "labels": labels, "labelled": np.array(self.spec.num_classes or 0)})
 
     def reference(self, split: str = "test", count: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
         """`count` fresh points (10,000 unless told): other ones for every split and seed, never a training point."""
-        _check_split(split)
+        check_split(split)
         stream = draws.REFERENCE_TRAIN if split == "train" else draws.REFERENCE_TEST
         return self._rows(seed, stream, 0, 0, 10_000 if count is None else count)
 
@@ -174,11 +186,21 @@ class ArraySource:
                     rows["data"] = transform.apply(rows["data"], mine)
             return rows
 
-        return grain.MapDataset.source(_Endless(item))
+        return endless(item)
+
+    def examples(self, split: str, first: int, last: int) -> dict[str, np.ndarray]:
+        """The examples first..last of a split (train or test) as they are stored, never augmented."""
+        check_split(split, ("train", "test"))
+        part = self.train if split == "train" else self.test
+        return {name: value[first:last] for name, value in part.items()}
+
+    def fingerprint(self) -> str:
+        """A hash of the arrays of both splits."""
+        return tree_hash({"train": dict(self.train), "test": dict(self.test)})
 
     def reference(self, split: str = "test", count: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
         """The examples of a split, never augmented: all of them, or `count` of them chosen by the seed."""
-        _check_split(split)
+        check_split(split)
         parts = {"train": (self.train,), "test": (self.test,), "all": (self.train, self.test)}[split]
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in self.train}
         size = len(arrays["data"])
@@ -202,6 +224,10 @@ class RecordSource:
       spec: the data's spec.
       augment: (example, generator) -> example; the generator is a function of (seed, position) alone.
       test: held-out records, read the same way.
+      fit: example -> example of the spec's shape, without chance, where `decode` gives pictures of any size. It stands in
+        for `augment` where that is None, and makes the examples of `reference`.
+      identity: what the records are (the content hash of prepared data), for fingerprints; without one all are hashed.
+      tokenizer: what turned captions into ids, if there are any.
     """
 
     records: Any
@@ -211,6 +237,9 @@ class RecordSource:
     test: Any = ()
     levels: int | None = None
     oracle: Any = None
+    fit: Callable[[dict], Mapping[str, Any]] | None = None
+    identity: str = ""
+    tokenizer: Any = None
 
     @property
     def size(self) -> int:
@@ -229,13 +258,31 @@ class RecordSource:
             value = dict(self.decode(shuffled[position]))
             if self.augment is not None:
                 value = self.augment(value, draws.generator(seed, draws.AUGMENT, position))
+            elif self.fit is not None:
+                value = self.fit(value)
             return dict(value)
 
-        return grain.MapDataset.source(_Endless(example)).batch(mine)
+        return endless(example).batch(mine)
+
+    def examples(self, split: str, first: int, last: int) -> dict[str, np.ndarray]:
+        """The examples first..last of a split (train or test) as they are stored, never augmented."""
+        check_split(split, ("train", "test"))
+        part = self.records if split == "train" else self.test
+        return _stacked([self._plain(part, index) for index in range(first, last)])
+
+    def _plain(self, records: Any, index: int) -> Mapping[str, Any]:
+        value = self.decode(records[index])
+        return value if self.fit is None else self.fit(dict(value))
+
+    def fingerprint(self) -> str:
+        """A hash of the records of both splits, or of their identity, and of how they are fitted."""
+        content = self.identity or [records_hash(self.records), records_hash(self.test)]
+        first = tree_hash({name: np.asarray(value) for name, value in self._plain(self.records, 0).items()})
+        return plain_hash(records=content, sizes=[len(self.records), len(self.test)], first=first)
 
     def reference(self, split: str = "test", count: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
         """The decoded examples of a split, never augmented: all of them, or `count` of them chosen by the seed."""
-        _check_split(split)
+        check_split(split)
         parts = {"train": (self.records,), "test": (self.test,), "all": (self.records, self.test)}[split]
         places = [(part, index) for part in parts for index in range(len(part))]
         if count is not None and count > len(places):
@@ -246,5 +293,9 @@ class RecordSource:
             )
         if count is not None:
             places = [places[i] for i in draws.generator(seed, draws.REFERENCE_TEST).permutation(len(places))[:count]]
-        examples = [self.decode(part[index]) for part, index in places]
-        return {name: np.stack([np.asarray(example[name]) for example in examples]) for name in examples[0]}
+        examples = [self._plain(part, index) for part, index in places]
+        return _stacked(examples)
+
+
+def _stacked(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([np.asarray(example[name]) for example in examples]) for name in examples[0]}

@@ -42,7 +42,7 @@ class Run:
     def source(self) -> Any:
         """The data."""
         try:
-            return build("data source", self.config.data, SOURCES, seed=self.config.seed)
+            return build("data source", self.config.data, SOURCES, seed=self.config.seed, total_steps=self.config.steps)
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
 
