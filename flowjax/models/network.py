@@ -16,10 +16,15 @@ guidance and label dropout put in its place:
 
     label      int[b]        null: the index num_classes, one learned row more than there are classes
     text       float[b,l,c]  no null of its own: it is the mask that hides it
-    text_mask  bool[b,l]     null: False everywhere, and cross-attention always sees one learned token beside the text
+    text_mask  bool[b,l]     null: False everywhere; cross-attention always sees one learned token beside the text
+    text_pooled float[b,c]   null: zeros; one vector for the whole text, where the data have one
+    pixel_mask bool[b,h,w]   no null: it says where an example's image is, not what is in it
 
 A network of blocks also answers with what it thinks on the way: `hidden` returns the prediction and the tokens after
 one block, both from one pass. Representation alignment compares them with the features of a frozen encoder.
+
+What a network makes of its conditions alone, such as the encoding of a caption, `prepare` makes beforehand: a sampler
+calls it once and not at every step. `apply` takes conditions prepared or not, with the same result.
 """
 
 import dataclasses
@@ -58,9 +63,23 @@ def label_condition(num_classes: int) -> Condition:
     return Condition((), jnp.int32, num_classes)
 
 
-def text_conditions(length: int, channels: int) -> dict[str, Condition]:
-    """Token vectors `text` [b, length, channels] and `text_mask` [b, length], True where there is a token."""
-    return {"text": Condition((length, channels), jnp.float32), "text_mask": Condition((length,), jnp.bool_, False)}
+def text_conditions(length: int, channels: int, pooled_channels: int = 0) -> dict[str, Condition]:
+    """Token vectors `text` [b, length, channels] and `text_mask` [b, length], True where there is a token.
+
+    With pooled_channels, `text_pooled` [b, pooled_channels] as well.
+    """
+    conditions = {
+        "text": Condition((length, channels), jnp.float32),
+        "text_mask": Condition((length,), jnp.bool_, False),
+    }
+    if pooled_channels:
+        conditions["text_pooled"] = Condition((pooled_channels,), jnp.float32, 0.0)
+    return conditions
+
+
+def mask_condition(shape: tuple[int, ...]) -> Condition:
+    """`pixel_mask` [b, height, width], True inside an example's image."""
+    return Condition(tuple(shape), jnp.bool_)
 
 
 @runtime_checkable  # so that the annotations of Network can be checked
@@ -112,6 +131,7 @@ class Network:
         `layer` as a grid [b, h, w, c] in float32), computed in one pass. Blocks are counted from 1. None for a network
         that has no blocks.
       layers: the number of blocks.
+      prepare: (tree, cond) -> cond with what can be computed before x and t are known.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
@@ -121,6 +141,7 @@ class Network:
     two_times: bool = False
     hidden: Hidden | None = None
     layers: int = 0
+    prepare: Callable[[PyTree, Conditions], Conditions] = lambda tree, cond: cond
 
 
 def record_tokens(module: nn.Module, tokens: Float[Array, "b h w c"]) -> None:

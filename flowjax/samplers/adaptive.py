@@ -5,7 +5,7 @@ on the batch it is in. Conditions are therefore passed to the solver, which hand
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,11 +54,11 @@ class Adaptive:
 
     def solve(
         self,
-        field_of: Callable[[Mapping[str, Array]], Field],
+        field_of: Callable[[PyTree], Field],
         x: Float[Array, "b ..."],
         start: float,
         end: float,
-        conditions: Mapping[str, Array] | None = None,
+        conditions: PyTree = None,
     ) -> tuple[Float[Array, "b ..."], Int[Array, "b"]]:
         """Moves x from start to end; returns it and the number of evaluations of each example.
 
@@ -66,14 +66,14 @@ class Adaptive:
           field_of: conditions of one example (each array with a leading axis of 1) -> its field.
           x: the points at `start`.
           start, end: the times; falling times integrate backwards.
-          conditions: a dict of arrays [b, ...].
+          conditions: a tree of arrays [b, ...].
         """
 
         def one(x, conditions):
             field = field_of(jax.tree.map(lambda c: c[None], conditions))
             return solve(self, lambda t, y: field.velocity(y[None], t)[0], x, start, end)
 
-        return jax.vmap(one)(x, dict(conditions or {}))
+        return jax.vmap(one)(x, {} if conditions is None else conditions)
 
 
 def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> Adaptive:

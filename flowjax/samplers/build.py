@@ -140,25 +140,40 @@ def _build_grid(spec: Mapping[str, Any], path: GaussianPath) -> np.ndarray:
     return make_grid(spec["grid"], path, steps=steps)
 
 
+def make_branches(
+    parts: SamplerParts,
+    null: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None,
+    prepare: Callable[[PyTree, Mapping[str, Array]], Mapping[str, Array]],
+    params: Mapping[str, PyTree],
+    conditions: Mapping[str, Array],
+) -> dict[str, dict[str, Array]]:
+    """The conditions of each prediction that guidance combines, `followed` and `left`, prepared once for all steps."""
+    branches = {"followed": prepare(params[parts.role], conditions)}
+    if parts.guidance.needs == "weak":
+        branches["left"] = prepare(params[parts.guidance.role], conditions)
+    elif parts.guidance.needs is not None:
+        branches["left"] = prepare(params[parts.role], null(conditions))
+    return {name: dict(branch) for name, branch in branches.items()}
+
+
 def make_field(
     parts: SamplerParts,
     predict: Predict,
-    null: Callable[[Mapping[str, Array]], Mapping[str, Array]],
     prediction: str,
     path: GaussianPath,
     params: Mapping[str, PyTree],
-    conditions: Mapping[str, Array],
+    branches: Mapping[str, Mapping[str, Array]],
 ) -> Field | MemoryField:
-    """The guided field of parameters and conditions; the conditional and the null branch share one network call."""
+    """The guided field of parameters and conditions (make_branches); both branches share one network call."""
     tree = params[parts.role]
 
     def followed(x, t):
-        return predict(tree, x, t, conditions)
+        return predict(tree, x, t, branches["followed"])
 
     def both(x, t):
         if parts.guidance.needs == "weak":
-            return followed(x, t), predict(params[parts.guidance.role], x, t, conditions)
-        two = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), dict(conditions), dict(null(conditions)))
+            return followed(x, t), predict(params[parts.guidance.role], x, t, branches["left"])
+        two = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), branches["followed"], branches["left"])
         value = predict(tree, jnp.concatenate([x, x]), jnp.concatenate([t, t]), two)
         return tuple(jnp.split(value, 2))
 
@@ -174,6 +189,7 @@ def make_sampler(
     path: GaussianPath,
     noise: Any,
     shape: tuple[int, ...],
+    prepare: Callable[[PyTree, Mapping[str, Array]], Mapping[str, Array]] = lambda tree, conditions: conditions,
 ) -> Sampler:
     """Builds a sampler that draws from the parameters of one role.
 
@@ -185,6 +201,7 @@ def make_sampler(
       path: the path it was trained on.
       noise: the noise of the path, with sample(keys[b], shape) -> array of unit noise.
       shape: the shape of one sample.
+      prepare: (tree, conditions) -> what `predict` takes in their place: computed once, before the first step.
 
     Returns:
       A Sampler. It starts from sigma(t_0) noise, which neglects alpha(t_0) x1 at the noise end of the path.
@@ -198,20 +215,19 @@ def make_sampler(
         )
     adaptive = isinstance(parts.stepper, Adaptive)
 
-    def field_of(params, conditions):
-        return make_field(parts, predict, null, prediction, path, params, conditions)
+    def field_of(params, branches):
+        return make_field(parts, predict, prediction, path, params, branches)
 
     def draw(params, conditions, keys):
         noise_keys, step_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         start = path.sigma(jnp.asarray(parts.grid[0], jnp.float32))
         x = start * noise.sample(noise_keys, shape)
+        branches = make_branches(parts, null, prepare, params, conditions)
         if not adaptive:
-            return integrate(
-                parts.stepper, field_of(params, conditions), parts.grid, x, step_keys, denoise=parts.denoise
-            )
-        x, _ = parts.stepper.solve(lambda c: field_of(params, c), x, parts.grid[0], parts.grid[1], dict(conditions))
+            return integrate(parts.stepper, field_of(params, branches), parts.grid, x, step_keys, denoise=parts.denoise)
+        x, _ = parts.stepper.solve(lambda one: field_of(params, one), x, parts.grid[0], parts.grid[1], branches)
         end = jnp.asarray(parts.grid[-1], x.dtype)
-        return field_of(params, conditions).data(x, end) if parts.denoise else x
+        return field_of(params, branches).data(x, end) if parts.denoise else x
 
     description = {
         "sampler": spec["name"],

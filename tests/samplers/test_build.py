@@ -101,6 +101,38 @@ def test_cfg_shares_one_network_call():
 
 
 @pytest.mark.parametrize(
+    "spec, preparations",
+    [
+        ({"name": "heun", "steps": 6}, ["ema"]),
+        ({"name": "dopri5"}, ["ema"]),
+        ({"name": "heun", "steps": 6, "guidance": {"name": "cfg", "scale": 3.0}}, ["ema", "ema"]),
+        ({"name": "heun", "steps": 6, "guidance": {"name": "autoguidance", "scale": 2.0}}, ["ema", "weak"]),
+    ],
+)
+def test_conditions_are_prepared_once_with_each_tree_that_reads_them(spec, preparations):
+    """What is left of the conditional and the null velocity is the same as if every evaluation prepared its own."""
+    prepared = []
+
+    def prepare(tree, conditions):
+        prepared.append(tree["name"])
+        return {"square": tree["gain"] * conditions["shift"] ** 2}
+
+    def predict(tree, x, t, conditions):
+        square = conditions["square"] if "square" in conditions else prepare(tree, conditions)["square"]
+        return jnp.broadcast_to(square[:, None], x.shape) + t[:, None]
+
+    params = {"ema": {"name": "ema", "gain": 1.0}, "weak": {"name": "weak", "gain": 0.5}}
+    given = dict(predict=predict, null=lambda c: {"shift": jnp.ones_like(c["shift"])}, prediction="velocity",
+                 path=make_path("linear"), noise=gaussian(), shape=(2,))  # fmt: skip
+    conditions = {"shift": jnp.asarray([2.0, 1.0, -3.0])}
+    once = make_sampler(spec, prepare=prepare, **given).draw(params, conditions, KEYS[:3])
+    assert prepared == preparations
+    each = make_sampler(spec, **given).draw(params, conditions, KEYS[:3])
+    assert len(prepared) > len(preparations)
+    np.testing.assert_allclose(once, each, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
     "spec, prediction, path_name, nfe",
     [
         ({"name": "heun", "steps": 20}, "velocity", "linear", 40),
