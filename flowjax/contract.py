@@ -272,6 +272,7 @@ class DataSpec:
         `text` [b, text_length, text_channels] and `text_mask` [b, text_length], encoded before.
       vocabulary: the number of token ids, 0 when captions come encoded.
       text_channels: the channels of encoded captions, 0 when they come as ids.
+      pooled_channels: the channels of `text_pooled` [b, pooled_channels], one vector for a whole encoded caption, or 0.
       shapes: every shape that a batch may have, `shape` among them, where the data come in buckets: each batch is of one
         of them, and each compiles a program. Empty when `shape` is the only one. Samplers draw at `shape`.
     """
@@ -282,6 +283,7 @@ class DataSpec:
     text_length: int = 0
     vocabulary: int = 0
     text_channels: int = 0
+    pooled_channels: int = 0
     shapes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):

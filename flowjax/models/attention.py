@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from flowjax.models.dense import Dense
+from flowjax.models.positions import Rotation, rotate
 
 
 def attend(
@@ -45,18 +46,44 @@ class RMSNorm(nn.Module):
         return (wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-6) * scale).astype(x.dtype)
 
 
+QK_NORMS = {
+    "none": "as they are",
+    "rms": "over their root mean square, times a learned scale (Dehghani et al. 2023; SD3.5)",
+    "layer": "layer norm without parameters (FiTv2)",
+}
+
+
+def normalise(x: Float[Array, "b n h d"], kind: str, name: str) -> Float[Array, "b n h d"]:
+    """Queries or keys normalised head by head, which bounds the logits; called in a module's compact method."""
+    if kind == "rms":
+        return RMSNorm(name=name)(x)
+    if kind == "layer":
+        return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=x.dtype)(x)
+    return x
+
+
+def heads_of(x: Float[Array, "b n c"], heads: int) -> Float[Array, "b n h d"]:
+    """Channels split into heads."""
+    if x.shape[-1] % heads:
+        raise ValueError(f"{heads} attention heads do not divide {x.shape[-1]} channels. Choose a divisor.")
+    return x.reshape(*x.shape[:2], heads, x.shape[-1] // heads)
+
+
 class Attention(nn.Module):
-    """Attention of tokens [b, n, c] to themselves, or to `context` [b, l, e] under `context_mask` [b, l].
+    """Attention of tokens [b, n, c] to themselves, or to `context` [b, l, e].
+
+    `mask` says which tokens (of the context, where there is one) may be attended to. `rotation` turns queries and keys
+    of attention to oneself, see positions.py.
 
     Attributes:
       heads: number of heads; it divides c.
-      qk_norm: normalise queries and keys by their root mean square, which bounds the logits (Dehghani et al. 2023).
+      qk_norm: how queries and keys are normalised: 'none', 'rms' or 'layer'.
       zero_output: start the output layer at zero, so that a residual block starts as the identity.
       dtype: the type it computes in.
     """
 
     heads: int
-    qk_norm: bool = False
+    qk_norm: str = "none"
     zero_output: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -65,27 +92,25 @@ class Attention(nn.Module):
         self,
         tokens: Float[Array, "b n c"],
         context: Float[Array, "b l e"] | None = None,
-        context_mask: Bool[Array, "b l"] | None = None,
+        mask: Bool[Array, "b m"] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "b n c"]:
         size = tokens.shape[-1]
-        if size % self.heads:
-            raise ValueError(f"{self.heads} attention heads do not divide {size} channels. Choose a divisor.")
         init = nn.initializers.xavier_uniform()
         dense = lambda features, name: Dense(features, kernel_init=init, dtype=self.dtype, name=name)
         if context is None:
             queries, keys, values = jnp.split(dense(3 * size, "qkv")(tokens), 3, axis=-1)
-            mask = None
         else:
             null = self.param("null", nn.initializers.normal(0.02), (1, 1, context.shape[-1]))
             null = jnp.broadcast_to(null, (context.shape[0], 1, context.shape[-1])).astype(context.dtype)
             context = jnp.concatenate([null, context], axis=1)
-            mask = jnp.concatenate([jnp.ones_like(context_mask[:, :1]), context_mask], axis=1)
+            mask = jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1)
             queries = dense(size, "query")(tokens)
             keys, values = jnp.split(dense(2 * size, "key_value")(context), 2, axis=-1)
-        split = lambda a: a.reshape(*a.shape[:2], self.heads, size // self.heads)
-        queries, keys, values = split(queries), split(keys), split(values)
-        if self.qk_norm:
-            queries, keys = RMSNorm(name="query_norm")(queries), RMSNorm(name="key_norm")(keys)
+        queries, keys, values = (heads_of(a, self.heads) for a in (queries, keys, values))
+        queries, keys = normalise(queries, self.qk_norm, "query_norm"), normalise(keys, self.qk_norm, "key_norm")
+        if rotation is not None:
+            queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         mixed = attend(queries, keys, values, mask).reshape(tokens.shape)
         output_init = nn.initializers.zeros if self.zero_output else init
         return Dense(size, kernel_init=output_init, dtype=self.dtype, name="output")(mixed)

@@ -9,74 +9,87 @@ with the six vectors a linear function of silu(e), e the embedding of time and l
 parameters. That function starts at zero (adaLN-zero), so every block starts as the identity; the last layer starts at
 zero too, so the network starts as the zero function.
 
+Options turn the blocks into those of FiTv2 (Wang et al. 2024): rotary positions that reach beyond the trained resolution
+(positions.py), gated feed-forward layers (feed_forward.py), normalised queries and keys (attention.py), adaLN-LoRA
+(modulation.py), and images of any shape up to the size of the array: `masked` reads cond['pixel_mask'], tokens without
+a visible pixel are attended to by nobody, and outside the mask the output is zero. With `max_tokens` the visible tokens
+are moved to the front and only so many are computed, so that wide and tall images share one fixed cost.
+
 Differences from the published PyTorch model, which has an output for a variance that the flow loss throws away
 (learn_sigma) and counts its fixed position vectors as parameters: here neither is present. With h the width,
 P = H W / p^2 patches and k = p^2 C values in a patch, the published count is ours + (h + 1) k + P h; that is the test.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
-from flowjax.models.attention import Attention
+from flowjax.models.attention import QK_NORMS, Attention
 from flowjax.models.dense import Dense
-from flowjax.models.embeddings import ConditionEmbedding, Dropout, position_features
-from flowjax.models.network import Conditions, Network, from_module, label_condition, record_tokens, text_conditions
+from flowjax.models.embeddings import ConditionEmbedding, Dropout
+from flowjax.models.feed_forward import FEED_FORWARDS, feed_forward
+from flowjax.models.modulation import MODULATIONS, Modulation, modulate
+from flowjax.models.network import (
+    Conditions,
+    Network,
+    from_module,
+    label_condition,
+    mask_condition,
+    record_tokens,
+    text_conditions,
+)
+from flowjax.models.positions import Positions, Rotation
 
 # name -> (width, depth, heads), as published.
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
 
 
-def modulate(x: Float[Array, "b n c"], shift: Float[Array, "b c"], scale: Float[Array, "b c"]) -> Float[Array, "b n c"]:
-    """x (1 + scale) + shift, the same for every token of an example."""
-    return x * (1 + scale[:, None]) + shift[:, None]
-
-
-class Modulation(nn.Module):
-    """`count` vectors, each a linear function of silu(embedding) that starts at zero."""
-
-    count: int
-    features: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, embedding: Float[Array, "b c"]) -> list[Float[Array, "b f"]]:
-        dense = Dense(self.count * self.features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="linear")
-        return jnp.split(dense(nn.silu(embedding)), self.count, axis=-1)
-
-
 class Block(nn.Module):
-    """Attention and MLP with adaLN-zero, and cross-attention to text between them when there is text."""
+    """Attention and feed-forward with adaLN-zero, and cross-attention to text between them when there is text."""
 
     heads: int
     mlp_ratio: float
-    qk_norm: bool
+    qk_norm: str
+    feed_forward: str
+    modulation_rank: int | None
     dropout: float
     dtype: DTypeLike
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n c"], embedding: Float[Array, "b c"], cond: Conditions, keys: Key[Array, "b"] | None
+        self,
+        x: Float[Array, "b n c"],
+        embedding: Float[Array, "b c"],
+        shared: Float[Array, "b m"] | None,
+        rotation: Rotation | None,
+        visible: Bool[Array, "b n"] | None,
+        cond: Conditions,
+        keys: Key[Array, "b"] | None,
     ) -> Float[Array, "b n c"]:
         size = x.shape[-1]
         norm = lambda h: nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)(h)
-        dense = lambda n, name: Dense(n, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = Modulation(6, size, self.dtype, name="modulation")(
-            embedding
-        )
+        modulation = Modulation(6, size, self.modulation_rank, self.dtype, name="modulation")
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation(embedding, shared)
         attention = Attention(self.heads, self.qk_norm, dtype=self.dtype, name="attention")
-        mixed = attention(modulate(norm(x), shift_1, scale_1))
+        mixed = attention(modulate(norm(x), shift_1, scale_1), mask=visible, rotation=rotation)
         x = x + gate_1[:, None] * Dropout(self.dropout, name="attention_dropout")(mixed, keys)
         if "text" in cond:
             cross = Attention(self.heads, self.qk_norm, zero_output=True, dtype=self.dtype, name="cross_attention")
             x = x + cross(norm(x), cond["text"], cond["text_mask"])
-        hidden = nn.gelu(dense(int(size * self.mlp_ratio), "mlp_in")(modulate(norm(x), shift_2, scale_2)))
-        hidden = Dropout(self.dropout, name="mlp_dropout")(hidden, keys)
-        return x + gate_2[:, None] * dense(size, "mlp_out")(hidden)
+        normed = modulate(norm(x), shift_2, scale_2)
+        hidden = feed_forward(normed, self.feed_forward, self.mlp_ratio, self.dropout, keys, self.dtype)
+        return x + gate_2[:, None] * hidden
+
+
+def take(tokens: Float[Array, "_ n c"], order: Int[Array, "b m"]) -> Float[Array, "b m c"]:
+    """The tokens of each example in an order of its own; a table for all examples has one row."""
+    tokens = jnp.broadcast_to(tokens, (len(order), *tokens.shape[1:]))
+    return jnp.take_along_axis(tokens, order[..., None], axis=1)
 
 
 class DiT(nn.Module):
@@ -86,12 +99,18 @@ class DiT(nn.Module):
     depth: int
     heads: int
     patch: int
-    num_classes: int | None = None
-    mlp_ratio: float = 4.0
-    qk_norm: bool = False
-    dropout: float = 0.0
-    time_scale: float = 1000.0
-    dtype: DTypeLike = jnp.float32
+    num_classes: int | None
+    mlp_ratio: float
+    qk_norm: str
+    feed_forward: str
+    modulation: str
+    modulation_rank: int
+    positions: Positions
+    max_tokens: int
+    remat: bool
+    dropout: float
+    time_scale: float
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -102,27 +121,62 @@ class DiT(nn.Module):
         cond: Conditions | None = None,
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b height width c"]:
-        cond = cond or {}
+        cond = dict(cond or {})
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
         cells = {"p": self.patch, "q": self.patch, "h": rows, "w": columns}
         patches = rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", **cells)
         init = nn.initializers.xavier_uniform()
         tokens = Dense(self.width, kernel_init=init, dtype=self.dtype, name="patch_embedding")(patches)
-        tokens = tokens + jnp.asarray(position_features(rows, columns, self.width), self.dtype)
+        fixed = self.positions.features(rows, columns, self.width)
+        if fixed is not None:
+            tokens = tokens + jnp.asarray(fixed, self.dtype)
+        rotation = self.positions.rotation(rows, columns, self.width // self.heads)
+
+        pixels, visible, order = cond.pop("pixel_mask", None), None, None
+        if pixels is not None:
+            visible = rearrange(pixels, "b (h p) (w q) -> b (h w) (p q)", **cells).any(axis=-1)
+        if self.max_tokens and self.max_tokens < rows * columns:
+            fits = visible.sum(axis=1) <= self.max_tokens
+            order = jnp.argsort(~visible, axis=1, stable=True)[:, : self.max_tokens]
+            tokens, visible = take(tokens, order), jnp.take_along_axis(visible, order, axis=1)
+            rotation = None if rotation is None else tuple(take(table, order) for table in rotation)
+
+        def grid(tokens: Float[Array, "b m c"]) -> Float[Array, "b n c"]:
+            """The tokens back in their places; zeros where none was computed, NaN if there were too many."""
+            if order is None:
+                return tokens
+            empty = jnp.zeros((rows * columns, tokens.shape[-1]), tokens.dtype)
+            placed = jax.vmap(lambda order, tokens: empty.at[order].set(tokens))(order, tokens)
+            return jnp.where(fits[:, None, None], placed, jnp.nan)
+
         embed = ConditionEmbedding(
             self.width, self.num_classes, time_scale=self.time_scale, dtype=self.dtype, name="embedding"
         )
-        embedding = embed(t, s, cond.get("label"))
+        embedding, shared, rank = embed(t, s, cond.get("label")), None, None
+        if self.modulation == "lora":
+            rank = self.modulation_rank
+            shared = jnp.concatenate(Modulation(6, self.width, None, self.dtype, name="modulation")(embedding), axis=-1)
+        block_class = nn.remat(Block) if self.remat else Block
         for index in range(self.depth):
-            block = Block(self.heads, self.mlp_ratio, self.qk_norm, self.dropout, self.dtype, name=f"block_{index}")
-            tokens = block(tokens, embedding, cond, keys)
-            record_tokens(self, tokens.reshape(-1, rows, columns, self.width))
-        shift, scale = Modulation(2, self.width, self.dtype, name="final_modulation")(embedding)
+            block = block_class(
+                self.heads,
+                self.mlp_ratio,
+                self.qk_norm,
+                self.feed_forward,
+                rank,
+                self.dropout,
+                self.dtype,
+                name=f"block_{index}",
+            )
+            tokens = block(tokens, embedding, shared, rotation, visible, cond, keys)
+            record_tokens(self, grid(tokens).reshape(-1, rows, columns, self.width))
+        shift, scale = Modulation(2, self.width, None, self.dtype, name="final_modulation")(embedding)
         norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)
         # The last layer is in float32: what it writes is the prediction itself.
         output = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="output")
-        patches = output(modulate(norm(tokens), shift, scale).astype(jnp.float32))
-        return rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", **cells)
+        patches = grid(output(modulate(norm(tokens), shift, scale).astype(jnp.float32)))
+        image = rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", **cells)
+        return image if pixels is None else jnp.where(pixels[..., None], image, 0.0)
 
 
 def dit(
@@ -133,12 +187,24 @@ def dit(
     heads: int = 6,
     patch: int = 2,
     mlp_ratio: float = 4.0,
-    qk_norm: bool = False,
+    qk_norm: str = "none",
+    feed_forward: str = "gelu",
+    modulation: str = "full",
+    modulation_rank: int = 0,
+    position: str = "fixed",
+    theta: float = 10000.0,
+    trained_grid: tuple = (),
+    extrapolation: str = "none",
+    per_axis: bool = True,
+    scale_logits: bool = False,
+    masked: bool = False,
+    max_tokens: int = 0,
     class_conditional: bool = True,
     text_conditional: bool = True,
     dropout: float = 0.0,
     two_times: bool = False,
     time_scale: float = 1000.0,
+    remat: bool = False,
 ) -> Network:
     """A diffusion transformer of any size.
 
@@ -149,60 +215,71 @@ def dit(
       depth: blocks.
       heads: attention heads.
       patch: side of a patch; it divides height and width.
-      mlp_ratio: hidden units of a block's MLP over width.
-      qk_norm: normalise queries and keys.
+      mlp_ratio: hidden units of a block's feed-forward part over width (2/3 of that for 'swiglu').
+      qk_norm: normalise queries and keys: 'none', 'rms' or 'layer'.
+      feed_forward: 'gelu' or 'swiglu'.
+      modulation: 'full' or 'lora', see modulation.py.
+      modulation_rank: rank of a block's correction with 'lora'; 0 for width / 4.
+      position: 'fixed' or 'rope', see positions.py.
+      theta: base of the rotary frequencies; 100 suits grids of a few tokens a side.
+      trained_grid: (rows, columns) of the grid of tokens it was trained on; () for that of `data`.
+      extrapolation: on larger grids: 'none', 'interpolation' and, with 'rope', 'ntk', 'ntk_by_parts' or 'yarn'.
+      per_axis: extrapolate rows and columns each by its own factor, otherwise both by the larger.
+      scale_logits: with 'rope', sharpen attention on grids of more tokens than trained_grid.
+      masked: read cond['pixel_mask'], bool[b, height, width], True inside an example's image.
+      max_tokens: with `masked`, how many tokens to compute for an example; one with more comes out as NaN. 0 for all.
       class_conditional: read cond['label'] where the data have classes.
       text_conditional: read cond['text'] and cond['text_mask'] where the data have captions (encoded ones).
-      dropout: share of units to drop, after attention and in the MLP, when the network is given keys.
+      dropout: share of units to drop, after attention and in the feed-forward part, when the network is given keys.
       two_times: take a second time s.
       time_scale: highest frequency of the time embedding.
+      remat: compute blocks again in the backward pass instead of keeping what is inside them.
     """
+    check_grid("A DiT", data, patch)
+    if width % heads or width % 4:
+        raise ValueError(f"The width {width} must be a multiple of 4 and of the number of heads, {heads}.")
+    choose("qk_norm", qk_norm, QK_NORMS)
+    choose("feed_forward", feed_forward, FEED_FORWARDS)
+    choose("modulation", modulation, MODULATIONS)
+    if modulation_rank and modulation != "lora":
+        raise ValueError(f"modulation_rank={modulation_rank} belongs to modulation='lora'; it is '{modulation}'.")
+    if max_tokens and not masked:
+        raise ValueError(f"max_tokens={max_tokens} leaves out tokens that a mask hides. Set masked=True.")
+    trained = tuple(trained_grid) or (data.shape[0] // patch, data.shape[1] // patch)
+    positions = Positions(position, trained, float(theta), extrapolation, per_axis, scale_logits)
+    positions.rotation(1, 1, width // heads)  # refuses heads that cannot be rotated
+    classes = data.num_classes if class_conditional else None
+    module = DiT(
+        width,
+        depth,
+        heads,
+        patch,
+        classes,
+        mlp_ratio,
+        qk_norm,
+        feed_forward,
+        modulation,
+        modulation_rank or width // 4,
+        positions,
+        max_tokens,
+        remat,
+        dropout,
+        time_scale,
+        jnp.dtype(dtype),
+    )
+    conditions = {} if classes is None else {"label": label_condition(classes)}
+    if text_conditional and data.text_channels > 0:
+        conditions |= text_conditions(data.text_length, data.text_channels)
+    if masked:
+        conditions |= {"pixel_mask": mask_condition(data.shape[:2])}
+    return from_module(module, data, conditions, two_times, layers=depth)
+
+
+def check_grid(who: str, data: DataSpec, patch: int) -> None:
+    """Refuses data that cannot be cut into patches."""
     if len(data.shape) != 3:
-        raise ValueError(f"A DiT reads images (height, width, channels); the data have shape {data.shape}.")
+        raise ValueError(f"{who} reads images (height, width, channels); the data have shape {data.shape}.")
     if data.shape[0] % patch or data.shape[1] % patch:
         raise ValueError(
             f"Patches of side {patch} do not tile an image of shape {data.shape}. Choose a common divisor."
         )
-    if width % heads or width % 4:
-        raise ValueError(f"The width {width} must be a multiple of 4 and of the number of heads, {heads}.")
-    classes = data.num_classes if class_conditional else None
-    text = text_conditional and data.text_channels > 0
-    module = DiT(width, depth, heads, patch, classes, mlp_ratio, qk_norm, dropout, time_scale, jnp.dtype(dtype))
-    conditions = {} if classes is None else {"label": label_condition(classes)}
-    if text:
-        conditions |= text_conditions(data.text_length, data.text_channels)
-    return from_module(module, data, conditions, two_times, layers=depth)
-
-
-def preset(size: str):
-    """A factory like `dit` with a published size: s, b, l or xl."""
-    width, depth, heads = choose("DiT size", size, SIZES)
-
-    def factory(
-        data: DataSpec,
-        dtype: str = "float32",
-        patch: int = 2,
-        qk_norm: bool = False,
-        class_conditional: bool = True,
-        text_conditional: bool = True,
-        dropout: float = 0.0,
-        two_times: bool = False,
-        time_scale: float = 1000.0,
-    ) -> Network:
-        return dit(
-            data,
-            dtype,
-            width,
-            depth,
-            heads,
-            patch,
-            qk_norm=qk_norm,
-            class_conditional=class_conditional,
-            text_conditional=text_conditional,
-            dropout=dropout,
-            two_times=two_times,
-            time_scale=time_scale,
-        )
-
-    factory.__doc__ = f"A DiT of width {width}, depth {depth} and {heads} heads; see `dit` for the options."
-    return factory

@@ -122,8 +122,10 @@ class LabelEmbedding(nn.Module):
         return table(label)
 
 
-def position_features(height: int, width: int, size: int) -> Float[np.ndarray, "cells size"]:
-    """Fixed features of the cells of a grid, row by row: half of them waves of the column, half of the row.
+def coordinate_features(
+    rows: Float[np.ndarray, "n"], columns: Float[np.ndarray, "n"], size: int
+) -> Float[np.ndarray, "n size"]:
+    """Fixed features of points of a plane: half of them waves of the column, half of the row.
 
     Each half is size / 4 sines and as many cosines with frequencies from 1 down to 10^-4 (He et al. 2022; DiT).
     """
@@ -131,10 +133,15 @@ def position_features(height: int, width: int, size: int) -> Float[np.ndarray, "
         raise ValueError(
             f"Position features need a size that is a multiple of 4 (sin and cos of two axes); it is {size}."
         )
-    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     frequencies = MAX_PERIOD ** (-np.arange(size // 4) / (size // 4))
-    waves = [wave(axis.reshape(-1, 1) * frequencies) for axis in (columns, rows) for wave in (np.sin, np.cos)]
+    waves = [wave(axis[:, None] * frequencies) for axis in (columns, rows) for wave in (np.sin, np.cos)]
     return np.concatenate(waves, axis=1).astype(np.float32)
+
+
+def position_features(height: int, width: int, size: int) -> Float[np.ndarray, "cells size"]:
+    """The features of the cells of a grid, row by row, at whole coordinates from 0."""
+    rows, columns = np.meshgrid(np.arange(float(height)), np.arange(float(width)), indexing="ij")
+    return coordinate_features(rows.reshape(-1), columns.reshape(-1), size)
 
 
 class Dropout(nn.Module):

@@ -14,13 +14,17 @@ from flowjax.models import NETWORKS
 POINTS, IMAGES = DataSpec((2,), 3), DataSpec((8, 8, 1), 3)
 UNET = {"name": "unet", "channels": 8, "blocks": 1, "attention": (4,), "head_channels": 8}
 DIT = {"name": "dit", "width": 16, "depth": 2, "heads": 2}
+FIT = {"feed_forward": "swiglu", "modulation": "lora", "position": "rope", "masked": True, "max_tokens": 12}
+MMDIT = {"name": "mmdit", "width": 16, "depth": 2, "heads": 2, "dual_blocks": 1}
 CAPTIONED = DataSpec((8, 8, 1), 3, text_length=3, text_channels=5)
 SPECS = {
     "mlp": (POINTS, {"name": "mlp", "width": 16, "depth": 2, "zero_output": True}),
     "unet": (CAPTIONED, UNET),
     "unet_conv": (IMAGES, UNET | {"resampling": "conv"}),
     "dit": (CAPTIONED, DIT),
-    "dit_norm": (IMAGES, DIT | {"qk_norm": True, "patch": 4, "depth": 1}),
+    "dit_norm": (IMAGES, DIT | {"qk_norm": "rms", "patch": 4, "depth": 1}),
+    "fit": (CAPTIONED, DIT | FIT | {"qk_norm": "layer", "remat": True}),
+    "mmdit": (CAPTIONED, MMDIT),
 }
 BATCH = 4
 
@@ -50,6 +54,8 @@ def inputs(name, seed=1):
     if data.text_channels:
         cond["text"] = jax.random.normal(keys[2], (BATCH, 3, 5))
         cond["text_mask"] = jnp.array([[True, True, False]] * BATCH)
+    if name == "fit":
+        cond["pixel_mask"] = jnp.ones((BATCH, 8, 8), bool).at[:, 6:].set(False)
     return x, t, cond
 
 
@@ -88,7 +94,7 @@ def test_gradient_reaches_every_parameter_once_off_the_zero_start(name):
         assert float(jnp.abs(leaf).max()) > 1e-6, f"no gradient at {jax.tree_util.keystr(path)}"
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
+@pytest.mark.parametrize("name", ["mlp", "unet", "dit", "fit", "mmdit"])
 def test_every_input_matters_and_only_for_its_own_example(name):
     network, run = compiled(name, two_times=True)
     x, t, cond = inputs(name)
@@ -111,7 +117,7 @@ def test_every_input_matters_and_only_for_its_own_example(name):
     np.testing.assert_allclose(run(tree, x, t, cond), base, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
+@pytest.mark.parametrize("name", ["mlp", "unet", "dit", "fit", "mmdit"])
 def test_dropped_conditions_are_null(name):
     network, run = compiled(name)
     x, t, cond = inputs(name)
@@ -125,7 +131,7 @@ def test_dropped_conditions_are_null(name):
     np.testing.assert_allclose(unconditional[kept], base[kept], atol=1e-5)
     assert (jnp.abs(unconditional - base)[gone].reshape(2, -1).max(axis=1) > 1e-4).all()
     # Other labels and another text lead to the same null.
-    other = {"label": (cond["label"] + 1) % 3} | {key: cond[key] for key in cond if key == "text_mask"}
+    other = {"label": (cond["label"] + 1) % 3} | {key: cond[key] for key in cond if key.endswith("mask")}
     if "text" in cond:
         other["text"] = cond["text"] + 2.0
         masked = apply(cond | {"text": cond["text"].at[:, 2].add(5.0)})
@@ -133,7 +139,7 @@ def test_dropped_conditions_are_null(name):
     np.testing.assert_allclose(apply(network.drop(other, dropped))[gone], unconditional[gone], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet", "dit"])
+@pytest.mark.parametrize("name", ["mlp", "unet", "dit", "fit", "mmdit"])
 def test_dropout_depends_on_the_example_key_alone(name):
     (network, run), (_, plain) = compiled(name, dropout=0.3), compiled(name)
     x, t, cond = inputs(name)
@@ -151,7 +157,7 @@ def test_dropout_depends_on_the_example_key_alone(name):
     assert (jnp.abs(whole - others).reshape(BATCH, -1).max(axis=1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet", "dit", "dit_norm"])
+@pytest.mark.parametrize("name", ["mlp", "unet", "dit", "dit_norm", "fit", "mmdit"])
 def test_jvp_is_the_derivative_and_bfloat16_is_close(name):
     slow = {} if name == "mlp" else {"time_scale": 4.0}  # slow waves, so that finite differences can follow them
     network, half = make(name, two_times=True, **slow), make(name, two_times=True, dtype="bfloat16", **slow)
@@ -208,7 +214,7 @@ def test_a_larger_u_net_and_odd_images_have_the_right_shapes():
         assert output.shape == (2, *shape)
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
+@pytest.mark.parametrize("name", ["unet", "dit", "fit", "mmdit"])
 def test_hidden_returns_the_prediction_and_the_tokens_after_a_block(name):
     network, run = compiled(name, two_times=True)
     x, t, cond = inputs(name)
@@ -220,15 +226,17 @@ def test_hidden_returns_the_prediction_and_the_tokens_after_a_block(name):
     shapes = jax.eval_shape(
         lambda *given: [network.hidden(*given, layer=k + 1)[1] for k in range(network.layers)], tree, x, t, cond
     )
-    expected = {"dit": [(BATCH, 4, 4, 16)] * 2}
+    expected = dict.fromkeys(("dit", "fit", "mmdit"), [(BATCH, 4, 4, 16)] * 2)
     down, up = [(BATCH, 8, 8, 8), (BATCH, 4, 4, 16)], [(BATCH, 4, 4, 16)] * 2 + [(BATCH, 8, 8, 8)] * 2
     expected["unet"] = [*down, (BATCH, 4, 4, 16), *up]
     assert [shape.shape for shape in shapes] == expected[name]
     # The tokens after a block are a function of the parameters up to it.
     gradient = compile_quickly(jax.grad(lambda tree: jnp.sum(network.hidden(tree, x, t, cond, layer=1)[1] ** 2)))(tree)
     touched = {path for path, leaf in gradient.items() if any(jnp.any(a) for a in jax.tree.leaves(leaf))}
-    first = {"dit": {"patch_embedding", "block_0"}, "unet": {"input", "down_0_0"}}[name]
-    assert touched == first | {"embedding"}
+    first = {"dit": {"patch_embedding", "block_0"}, "unet": {"input", "down_0_0"}}
+    first["fit"] = first["dit"] | {"modulation"}
+    first["mmdit"] = first["dit"] | {"text_embedding", "pooled_in", "pooled_out"}
+    assert touched == first[name] | {"embedding"}
     with pytest.raises(ValueError, match="blocks 1"):
         network.hidden(tree, x, t, cond, layer=0)
     assert make("mlp").hidden is None
