@@ -25,7 +25,9 @@ from ml_collections import ConfigDict
 
 from flowjax.choices import check_type, suggestion
 
-SPECS = ("data", "coupling", "network", "method", "path", "time", "weight", "noise", "preconditioning", "optimizer")
+SPECS = (
+    "data", "coupling", "text", "network", "method", "path", "time", "weight", "noise", "preconditioning", "optimizer",
+)  # fmt: skip
 SPEC_MAPS = ("ema", "samplers", "evaluators")  # a name of one's own -> spec
 LEAST = {
     "seed": 0,
@@ -82,6 +84,7 @@ def defaults() -> ConfigDict:
 
     config.data = dict(name="mixture")
     config.coupling = dict(name="independent")
+    config.text = dict(name="none")  # the text encoder trained along with the network, for captions that are token ids
     config.network = dict(name="mlp")
     config.method = dict(name="flow_matching")
     config.path = dict(name="linear")
@@ -101,7 +104,8 @@ def defaults() -> ConfigDict:
         evaluate=schedule(at_percent=(100,)),
         checkpoint=schedule(every_steps=1_000, at_percent=(100,)),
     )
-    config.sample = dict(count=64)  # of the pictures; a point set shows more
+    # of the pictures (a point set shows more); prompts are drawn instead of held-out captions, count in all
+    config.sample = dict(count=64, prompts=())
     config.evaluation = dict(count=2_000, batch_size=500)
     config.evaluators = dict()
     config.loader = dict(threads=0, prefetch=8)  # threads that make batches ahead, for files to read or slow couplings
@@ -269,6 +273,14 @@ def validate(config: ConfigDict) -> None:
         raise ConfigError(
             f"batch_size={config.batch_size} does not divide into gradient_accumulation={config.gradient_accumulation} equal "
             f"micro-batches. Use a multiple of {config.gradient_accumulation}."
+        )
+    for prompt in config.sample.prompts:
+        if not isinstance(prompt, str):
+            raise ConfigError(f"sample.prompts has {prompt!r}; expected texts, as in ('a red circle', 'two dogs').")
+    if len(config.sample.prompts) > config.sample.count:
+        raise ConfigError(
+            f"sample.prompts has {len(config.sample.prompts)} texts, more than sample.count={config.sample.count}, the number of "
+            "pictures to draw. Raise sample.count."
         )
     _one_of(config, "precision", ("float32", "bfloat16"))
     _one_of(config, "parallel", ("jit", "pmap"))

@@ -1,6 +1,7 @@
 """What every method builds from a config: the setting (path, times, weight, noise, network), roles and samplers."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +10,21 @@ from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, uniform_rows
 from flowjax.choices import Spec, build
+from flowjax.config import defaults
 from flowjax.contract import RESERVED, Batch, DataSpec, Role, Sampler, Track
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.models import NETWORKS
 from flowjax.models.ema import EMAS
 from flowjax.models.network import Conditions, Network
 from flowjax.models.preconditioning import PRECONDITIONINGS
+from flowjax.models.text import TEXT_ENCODERS, NoText, with_text
 from flowjax.paths.noises import NOISES, Noise
 from flowjax.paths.path import PATHS, GaussianPath
 from flowjax.paths.times import TIMES, TimeDistribution, sample_times, truncated
 from flowjax.paths.weights import WEIGHTS, Weight
 from flowjax.samplers.build import make_sampler
+
+READS_TEXT = "Use network 'dit', 'unet' or 'mmdit', with text_conditional left at True where it is an option."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +70,11 @@ def make_setting(config: ConfigDict, data: DataSpec, prediction: str) -> Setting
             f"'{config.noise.name}' would be ignored. Use coupling=dict(name='independent') with it."
         )
     path = build("path", config.path, PATHS)
-    network = build("network", config.network, NETWORKS, data=data, dtype=config.precision)
     network = build(
         "preconditioning",
         config.preconditioning,
         PRECONDITIONINGS,
-        network=network,
+        network=make_network(config, data),
         path=path,
         prediction=prediction,
         data=data,
@@ -85,6 +89,35 @@ def make_setting(config: ConfigDict, data: DataSpec, prediction: str) -> Setting
         shape=tuple(data.shape),
         batch_size=config.batch_size,
     )
+
+
+def make_network(config: ConfigDict, data: DataSpec) -> Network:
+    """The config's network, with its text encoder around it; captions that no one would read are refused."""
+    name = config.network.name
+    build_network = lambda data: build("network", config.network, NETWORKS, data=data, dtype=config.precision)
+    encoder = build("text encoder", config.text, TEXT_ENCODERS, data=data, dtype=config.precision)
+    if encoder is None:
+        ignored = config.network.get("text_conditional", True) is False  # the config says so itself
+        if data.vocabulary and not ignored:
+            raise ValueError(
+                "The data have captions as token ids, which no one would read. Set text=dict(name='transformer') to train an "
+                "encoder along, or network.text_conditional=False to do without captions."
+            )
+        network = build_network(data)
+        if data.text_channels and not ignored and "text" not in network.conditions:
+            raise ValueError(f"The data have captions, which the network '{name}' does not read. {READS_TEXT}")
+        return network
+    if not data.vocabulary:
+        reason = "come encoded" if data.text_channels else "are not there"
+        raise ValueError(
+            f"text='{config.text.name}' encodes captions, but those of these data {reason}. Set text=dict(name='none')."
+        )
+    try:
+        return with_text(build_network, encoder, data)
+    except NoText as error:
+        raise ValueError(
+            f"The network '{name}', as configured, does not read the text that text='{config.text.name}' encodes. {READS_TEXT}"
+        ) from error
 
 
 def make_weight(spec: Spec, data: DataSpec) -> Weight:
@@ -120,6 +153,17 @@ def student_role(config: ConfigDict, network: Network) -> Role:
     return Role(init=network.init, tx=optimizer.tx, learning_rate=optimizer.learning_rate)
 
 
+def refuse_unread(config: ConfigDict, names: Sequence[str], method: str) -> None:
+    """Refuses entries that a method does not read and that differ from their defaults: they would do nothing."""
+    standard = defaults()
+    for name in names:
+        if config[name].to_dict() != standard[name].to_dict():
+            raise ValueError(
+                f"The config entry '{name}' is {config[name].to_dict()}, but the method '{method}' does not read it. Leave it "
+                f"at {standard[name].to_dict()}."
+            )
+
+
 def average_roles(config: ConfigDict, source: str = "student") -> dict[str, Role]:
     """One tracked role for each entry of config.ema: it starts as a copy of the source and follows it."""
     roles = {}
@@ -146,6 +190,7 @@ def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
             path=setting.path,
             noise=setting.noise,
             shape=setting.shape,
+            prepare=setting.network.prepare,
         )
         for name, spec in config.samplers.to_dict().items()
     }
