@@ -5,6 +5,7 @@ from flowjax.data.digits import digits
 from flowjax.data.mixtures import MixedSource, mix, mixed
 from flowjax.data.pipeline import BatchIterator, evaluation_batches, make_iterator
 from flowjax.data.points import checkerboard, mixture, moons, spirals
+from flowjax.data.shapes import SceneSource, shapes
 from flowjax.data.sources import ArraySource, PointSource, RecordSource, Source
 
 SOURCES = {
@@ -13,6 +14,7 @@ SOURCES = {
     "checkerboard": checkerboard,
     "spirals": spirals,
     "digits": digits,
+    "shapes": shapes,
     "mix": mix,
 }
 
@@ -23,6 +25,7 @@ __all__ = [
     "MixedSource",
     "PointSource",
     "RecordSource",
+    "SceneSource",
     "Source",
     "check_batch",
     "evaluation_batches",
