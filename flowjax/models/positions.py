@@ -104,7 +104,7 @@ class Positions:
     """
 
     kind: str
-    trained: tuple[int, int]
+    trained: tuple[int, ...]
     theta: float = 10000.0
     extrapolation: str = "none"
     per_axis: bool = True
@@ -117,6 +117,10 @@ class Positions:
             raise ValueError(
                 f"extrapolation '{self.extrapolation}' changes rotary frequencies, but position is 'fixed'. "
                 "Set position='rope', or extrapolation to 'none' or 'interpolation'."
+            )
+        if self.kind == "fixed" and (self.scale_logits or self.theta != 10000.0):
+            raise ValueError(
+                "theta and scale_logits act on rotary positions, but position is 'fixed'. Set position='rope'."
             )
         if len(self.trained) != 2 or min(self.trained) < 1:
             raise ValueError(f"The trained grid is (rows, columns), both positive; it is {self.trained}.")
