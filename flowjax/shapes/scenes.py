@@ -11,8 +11,9 @@ does. Scenes of the split `held_out` hold at least one of them: what a model get
 **Placement.** Objects are placed one by one, large ones first, each at the first free point of its own list: the
 additive sequence of Roberts (2018), p_k = frac(u + k a) with a = (1/g, 1/g²) and g³ = g + 1, started at a uniform point
 u, so that each p_k alone is uniform and a few dozen of them cover the frame evenly. A row where some object finds no
-room starts anew with the lists moved on, RESTARTS times, and takes a fixed layout after that. At most as many objects
-are large as such a layout holds; those beyond are small.
+room tries again with the lists moved on, up to RESTARTS times where it has few objects. Where that fails it takes a fixed
+layout, whose objects then walk about as hard discs do in the Monte Carlo of Metropolis et al. (1953): a move that would
+touch another object or the frame is refused. At most as many objects are large as such a layout holds; those beyond are small.
 """
 
 import dataclasses
@@ -56,7 +57,8 @@ _OBJECT_COLUMNS = 6
 COLUMNS = _SCENE_COLUMNS + _OBJECT_COLUMNS * MOST_OBJECTS
 
 CANDIDATES = 32
-RESTARTS = 8
+RESTARTS, FEW = 8, 3
+WALK = (1.0, 0.2, 0.5, 0.1, 0.3, 0.1) * 4  # how far an object may move, in each sweep of the walk
 _PLASTIC = 1.32471795724474602596
 _STRIDE = np.array([1 / _PLASTIC, 1 / _PLASTIC**2])
 
@@ -305,7 +307,7 @@ def place(
     order = np.argsort(np.where(np.arange(MOST_OBJECTS) < count[:, None], -extent, 1), axis=1, kind="stable")
     ranked = np.take_along_axis(extent, order, 1)
     start = np.take_along_axis(uniforms, order[..., None], 1)
-    centre, open_rows = np.zeros((n, MOST_OBJECTS, 2)), np.arange(n)
+    centre, crowded, open_rows = np.zeros((n, MOST_OBJECTS, 2)), np.arange(0), np.arange(n)
     low = np.stack([np.full(n, MARGIN), np.where(has_word & on_top, BAND, MARGIN)], axis=1)
     high = np.stack([np.full(n, 1 - MARGIN), np.where(has_word & ~on_top, 1 - BAND, 1 - MARGIN)], axis=1)
     for restart in range(restarts):
@@ -315,12 +317,16 @@ def place(
         )
         centre[open_rows[placed]] = found[placed]
         open_rows = open_rows[~placed]
+        if restart == 0:  # crowded rows seldom fare better a second time
+            few = count[open_rows] <= FEW
+            crowded, open_rows = open_rows[~few], open_rows[few]
         if not len(open_rows):
             break
+    open_rows = np.concatenate([open_rows, crowded])
     if len(open_rows):
-        centre[open_rows] = _layout(
-            start[open_rows, 0], ranked[open_rows], count[open_rows], has_word[open_rows], on_top[open_rows]
-        )
+        part = (start[open_rows], ranked[open_rows], count[open_rows])
+        fixed = _layout(*part, has_word[open_rows], on_top[open_rows])
+        centre[open_rows] = _walk(fixed, *part, low[open_rows], high[open_rows])
     result = np.empty_like(centre)
     np.put_along_axis(result, order[..., None], centre, axis=1)
     return result
@@ -346,8 +352,9 @@ def _place_once(start, extent, count, low, high, steps):
     return centre, placed
 
 
-def _layout(uniform, extent, count, has_word, on_top):
+def _layout(start, extent, count, has_word, on_top):
     """A fixed place for each object, large ones first, mirrored at random: for rows in which nothing else fits."""
+    uniform = start[:, 0]
     larges = ((extent == EXTENTS[LARGE]) & (np.arange(MOST_OBJECTS) < count[:, None])).sum(1)
     quarters = np.concatenate([_QUARTERS, np.zeros((2, 2))])
     tables = np.stack([_ONE_LARGE[:MOST_OBJECTS], _TWO_LARGE[:MOST_OBJECTS], quarters])
@@ -357,4 +364,23 @@ def _layout(uniform, extent, count, has_word, on_top):
     # Below a band the two rows move down by its height; a band at the bottom is the mirror image of that.
     y = np.where(has_word[:, None], y + BAND - MARGIN, y)
     mirrored = np.where(has_word, ~on_top, uniform[:, 1] < 0.5)
-    return np.stack([x, np.where(mirrored[:, None], 1 - y, y)], axis=-1)
+    centre = np.stack([x, np.where(mirrored[:, None], 1 - y, y)], axis=-1)
+    # Boxes are square, so rows may be columns, unless a word takes a row.
+    turned = ~has_word & (start[:, 1, 0] < 0.5)
+    return np.where(turned[:, None, None], centre[..., ::-1], centre)
+
+
+def _walk(centre, start, extent, count, low, high):
+    """Objects in turn try a step within a square; steps onto another object or out of the frame are refused."""
+    centre = centre.copy()
+    present = np.arange(MOST_OBJECTS) < count[:, None]
+    for sweep, reach in enumerate(WALK):
+        steps = reach * ((start + (sweep + 1) * _STRIDE) % 1.0 - 0.5)
+        for rank in range(int(count.max())):
+            half, point = extent[:, rank, None] / 2, centre[:, rank] + steps[:, rank]
+            away = np.abs(point[:, None] - centre)
+            clear = (away >= (half + extent / 2 + GAP)[..., None]).any(-1) | ~present
+            clear[:, rank] = True
+            moves = clear.all(1) & ((point >= low + half) & (point <= high - half)).all(1)
+            centre[moves, rank] = point[moves]
+    return centre
