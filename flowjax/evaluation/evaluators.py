@@ -24,7 +24,7 @@ from flowjax.evaluation.features import FEATURES, Features
 
 Conditions = Mapping[str, np.ndarray]  # what the samples were drawn under: label, tokens, ...; {} for nothing
 Evaluator = Callable[[np.ndarray, Conditions], dict[str, float]]
-HIGHER_IS_BETTER = frozenset(("precision", "recall", "density", "coverage", "class_accuracy"))
+HIGHER_IS_BETTER = frozenset(("precision", "recall", "density", "coverage", "class_accuracy", "psnr"))
 
 
 def quantised(samples: np.ndarray, levels: int | None) -> np.ndarray:
@@ -237,6 +237,23 @@ def nearest_neighbour(source: Source, seed: int = 0, features: str = "identity",
     return evaluate
 
 
+def psnr(source: Source, seed: int = 0) -> Evaluator:
+    """Peak signal-to-noise ratio of reconstructions in dB: the mean over images of 10 log10(2^2 / mean squared error)."""
+
+    def evaluate(samples: np.ndarray, conditions: Conditions) -> dict[str, float]:
+        _check_finite(samples)
+        if "data" not in conditions:
+            raise ValueError(
+                "The evaluator 'psnr' compares reconstructions with their originals, but this sampler read none. Use it "
+                "where the measured sampler reconstructs ('reconstruct' of an autoencoder), or drop it."
+            )
+        error = np.clip(samples, -1, 1).astype(np.float64) - conditions["data"]
+        squared = np.maximum((error**2).reshape(len(error), -1).mean(axis=1), 1e-12)
+        return {"psnr": float(np.mean(10 * np.log10(4 / squared)))}
+
+    return evaluate
+
+
 EVALUATORS = {
     "sliced_w2": sliced_w2,
     "exact_w2": exact_w2,
@@ -248,4 +265,5 @@ EVALUATORS = {
     "mode_weights": mode_weights,
     "class_accuracy": class_accuracy,
     "nearest_neighbour": nearest_neighbour,
+    "psnr": psnr,
 }

@@ -1,5 +1,6 @@
 """Training algorithms: each reads a config, wires networks to losses and returns a contract.Method."""
 
+from flowjax.methods.autoencoder import autoencoder
 from flowjax.methods.flow_matching import flow_matching
 
-METHODS = {"flow_matching": flow_matching}
+METHODS = {"flow_matching": flow_matching, "autoencoder": autoencoder}

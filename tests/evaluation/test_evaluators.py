@@ -152,3 +152,16 @@ def test_unsuitable_sources_and_samples_are_refused():
     for name in ("sliced_w2", "mode_weights"):
         with pytest.raises(ValueError, match="1 of 10 samples hold NaN"):
             evaluator(name)(broken, {})
+
+
+def test_psnr_of_a_known_error():
+    """A constant error e has 10 log10(4 / e^2) dB; values beyond the range of images are clipped before they count."""
+    evaluate = build("evaluator", dict(name="psnr"), EVALUATORS, source=DIGITS, seed=0)
+    originals = np.full((4, 8, 8, 1), 0.9, np.float32)
+    errors = np.array([0.02, 0.05, 0.1, 3.0])  # 0.9 + 3 is clipped to 1: an error of 0.1
+    samples = (originals + errors[:, None, None, None]).astype(np.float32)
+    expected = np.mean(10 * np.log10(4 / np.array([0.02, 0.05, 0.1, 0.1]) ** 2))
+    assert evaluate(samples, {"data": originals})["psnr"] == pytest.approx(expected, rel=1e-4)
+    assert np.isfinite(evaluate(originals, {"data": originals})["psnr"])
+    with pytest.raises(ValueError, match="this sampler read none"):
+        evaluate(samples, {})
