@@ -16,6 +16,8 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
+from flowjax.models import stored
+from flowjax.models.stored import CheckpointError
 from flowjax.training.sharding import path_name
 from flowjax.training.state import State
 
@@ -26,10 +28,6 @@ def _safe_to_donate(tree: PyTree) -> PyTree:
     """On accelerators Orbax copies to the host before save() returns; on the CPU it would read the buffers in place, while
     the next update already reuses them. There the tree is copied."""
     return _copy(tree) if jax.default_backend() == "cpu" else tree
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, or does not fit; the message says what to do."""
 
 
 class Checkpoints:
@@ -102,30 +100,19 @@ class Checkpoints:
         """Reads a checkpoint onto the shardings of `abstract`; returns the state and the host's position."""
         self._check_keys(step, _as_tree(abstract))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(_as_tree(abstract)), position=ocp.args.JsonRestore())
-        restored = self._read(step, args)
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:
+            raise stored.unreadable(self.directory, step, error) from error
         return State(**restored["state"]), dict(restored["position"])
 
     def read_role(self, role: str, step: int | None = None) -> PyTree:
         """One role's parameters from the latest (or a given) checkpoint, as arrays on the host's default device."""
-        step = self._existing(step)
-        known = self._saved_tree(step)["params"]
-        if role not in known:
-            raise CheckpointError(f"{self.directory} has no role '{role}'. Its roles: {', '.join(sorted(known))}.")
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), known[role])
-        place = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), wanted)
-        item = lambda leaf: {"params": {role: leaf}}
-        args = ocp.args.PyTreeRestore(item(wanted), restore_args=item(place), partial_restore=True)
-        try:
-            with ocp.PyTreeCheckpointer() as reader:
-                return reader.restore(self.directory / str(step) / "state", args=args)["params"][role]
-        except Exception as error:
-            raise self._unreadable(step, error) from error
+        return stored.read_role(self.directory, role, self._existing(step))
 
     def config(self, step: int | None = None) -> dict[str, Any]:
         """The resolved config a checkpoint was made with."""
-        args = ocp.args.Composite(config=ocp.args.JsonRestore())
-        return dict(self._read(self._existing(step), args)["config"])
+        return stored.read_config(self.directory, self._existing(step))
 
     def close(self) -> None:
         """Waits for writes under way."""
@@ -133,23 +120,10 @@ class Checkpoints:
         self._manager.close()
 
     def _existing(self, step: int | None) -> int:
-        step = self.latest() if step is None else step
-        if step is None or step not in self._manager.all_steps():
-            listed = ", ".join(map(str, self.steps())) or "none"
-            raise CheckpointError(
-                f"There is no checkpoint {'' if step is None else step} in {self.directory}. Steps: {listed}."
-            )
-        return step
-
-    def _saved_tree(self, step: int) -> PyTree:
-        try:
-            with ocp.PyTreeCheckpointer() as reader:
-                return reader.metadata(self.directory / str(step) / "state").item_metadata.tree
-        except Exception as error:
-            raise self._unreadable(step, error) from error
+        return stored.existing_step(self.directory, step, self.steps())
 
     def _check_keys(self, step: int, wanted: PyTree) -> None:
-        saved = dict(_shapes(self._saved_tree(step)))
+        saved = dict(_shapes(stored.saved_tree(self.directory, step)))
         asked = dict(_shapes(wanted))
         problems = [f"missing in the checkpoint: {name}" for name in asked.keys() - saved.keys()]
         problems += [f"not in this run: {name}" for name in saved.keys() - asked.keys()]
@@ -166,21 +140,6 @@ class Checkpoints:
                 f"The checkpoint {self.directory / str(step)} does not fit this config:\n  {shown}\n"
                 "Use the config it was made with (config.json beside it), or another --workdir."
             )
-
-    def _read(self, step: int, args: ocp.args.Composite) -> Any:
-        try:
-            return self._manager.restore(step, args=args)
-        except Exception as error:
-            raise self._unreadable(step, error) from error
-
-    def _unreadable(self, step: int, error: Exception) -> CheckpointError:
-        older = [other for other in self.steps() if other < step]
-        then = f"resume from step {older[-1]}" if older else "start again from step 0"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        return CheckpointError(
-            f"The checkpoint {self.directory / str(step)} cannot be read ({reason}). It is damaged: delete that folder to "
-            f"{then}."
-        )
 
 
 def _as_tree(state: State) -> dict[str, Any]:

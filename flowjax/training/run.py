@@ -17,6 +17,7 @@ from flowjax.contract import Method
 from flowjax.data import SOURCES
 from flowjax.data.pipeline import BatchIterator, make_iterator
 from flowjax.methods import METHODS
+from flowjax.models import stored
 from flowjax.paths.couplings import COUPLINGS
 from flowjax.training.checkpoints import CheckpointError, Checkpoints
 from flowjax.training.executors import EXECUTORS
@@ -120,13 +121,8 @@ class Run:
 
 def read_role(reference: str, role: str, init: Callable | None = None) -> PyTree:
     """Reads `RUN_DIRECTORY` or `RUN_DIRECTORY:role` and, where init gives the expected shapes, checks every key."""
-    directory, _, name = reference.partition(":")
-    folder = pathlib.Path(directory) / "checkpoints"
-    if not folder.is_dir():
-        raise CheckpointError(f"Role '{role}' should start from '{reference}', but there is no folder {folder}.")
-    checkpoints = Checkpoints(folder, read_only=True)
-    tree = checkpoints.read_role(name or role)
-    checkpoints.close()
+    folder, name = stored.split_reference(reference, f"Role '{role}'")
+    tree = stored.read_role(folder, name or role, stored.existing_step(folder, None))
     if init is not None:
         expected = jax.eval_shape(init, jax.random.key(0))
         shapes = lambda tree: {

@@ -1,0 +1,100 @@
+"""Parameters of finished runs: one role of a checkpoint, and the config that it was trained with.
+
+A checkpoint folder is written by training/checkpoints.py, which alone knows how a run goes on from it. Here it is only
+read, and only a role at a time, for whoever builds on a finished network: a role that starts from another run, latents of
+a trained autoencoder, a reward model.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from flowjax.choices import suggestion
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or does not fit; the message says what to do."""
+
+
+def split_reference(reference: str, who: str) -> tuple[pathlib.Path, str | None]:
+    """`RUN_DIRECTORY` or `RUN_DIRECTORY:role` as the folder of its checkpoints and the role, None where none is named.
+
+    Args:
+      reference: the text.
+      who: what wants it, for the message ("Role 'teacher'").
+    """
+    directory, _, role = reference.partition(":")
+    folder = pathlib.Path(directory) / "checkpoints"
+    if not folder.is_dir():
+        raise CheckpointError(f"{who} should start from '{reference}', but there is no folder {folder}.")
+    return folder.absolute(), role or None
+
+
+def stored_steps(folder: pathlib.Path) -> list[int]:
+    """All complete checkpoints of a folder, in order."""
+    manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(create=False, read_only=True))
+    try:
+        return sorted(manager.all_steps())
+    finally:
+        manager.close()
+
+
+def existing_step(folder: pathlib.Path, step: int | None, steps: Sequence[int] | None = None) -> int:
+    """The step asked for, or the latest; a CheckpointError where there is none."""
+    steps = stored_steps(folder) if steps is None else steps
+    step = max(steps, default=None) if step is None else step
+    if step is None or step not in steps:
+        listed = ", ".join(map(str, sorted(steps))) or "none"
+        raise CheckpointError(f"There is no checkpoint {'' if step is None else step} in {folder}. Steps: {listed}.")
+    return step
+
+
+def saved_tree(folder: pathlib.Path, step: int) -> Mapping[str, Any]:
+    """What a checkpoint holds, as shapes."""
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.metadata(folder / str(step) / "state").item_metadata.tree
+    except Exception as error:
+        raise unreadable(folder, step, error) from error
+
+
+def read_role(folder: pathlib.Path, role: str, step: int) -> PyTree:
+    """One role's parameters, as arrays on the host's default device."""
+    known = saved_tree(folder, step)["params"]
+    if role not in known:
+        raise CheckpointError(
+            f"{folder} has no role '{role}'. Its roles: {', '.join(sorted(known))}.{suggestion(role, known)}"
+        )
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), known[role])
+    place = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), wanted)
+    item = lambda leaf: {"params": {role: leaf}}
+    args = ocp.args.PyTreeRestore(item(wanted), restore_args=item(place), partial_restore=True)
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            return reader.restore(folder / str(step) / "state", args=args)["params"][role]
+    except Exception as error:
+        raise unreadable(folder, step, error) from error
+
+
+def read_config(folder: pathlib.Path, step: int) -> dict[str, Any]:
+    """The resolved config that a checkpoint was made with, as it comes back from JSON."""
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return dict(reader.restore(folder / str(step) / "config"))
+    except Exception as error:
+        raise unreadable(folder, step, error) from error
+
+
+def unreadable(folder: pathlib.Path, step: int, error: Exception) -> CheckpointError:
+    """The message about a damaged checkpoint, with the way out."""
+    older = [other for other in stored_steps(folder) if other < step]
+    then = f"resume from step {older[-1]}" if older else "start again from step 0"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return CheckpointError(
+        f"The checkpoint {folder / str(step)} cannot be read ({reason}). It is damaged: delete that folder to {then}."
+    )
