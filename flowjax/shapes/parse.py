@@ -23,9 +23,11 @@ from flowjax.shapes.vocabulary import CELLS, MOST_OBJECTS
 
 CHUNK = 256  # pictures read at a time: their arrays then stay near the processor
 WELL_DRAWN = 0.15  # the largest unexplained share of an object that still has a name
+VISIBLE = 0.85  # the smallest share of an object that nothing else may hide
 NOISE = 12.0  # the largest standard deviation, in grey levels, that is put down to noise
 LEAST_BACKGROUND = 0.25  # the share of a picture; six objects leave more than 0.4 of it free
-SPECK = 0.0028  # the largest area, in squares of the shorter side, that is overlooked: 2 pixels at 32 x 32
+SPECK = 0.0028  # the least area that is looked at, in squares of the shorter side: 3 pixels at 32 x 32
+LEAST_AREA = 3  # and in pixels
 UNKNOWN = -1
 
 
@@ -92,6 +94,8 @@ def _fit(look: "_Look", labels, closed, picture, box, colour, side) -> _Fits:
         expected = 3 * look.noise[picture[tried]] ** 2 * (near & free).sum((1, 2))
         rows, best = np.arange(len(tried)), misfit.argmin(1)
         wrong = (misfit[rows, best] - expected) / np.maximum(power[rows, best], 1)
+        cover = (bank.bright + bank.dark)[:, best]
+        wrong[(free.reshape(flat) * cover.T).sum(1) < VISIBLE * cover.sum(0)] = np.inf
         better = wrong < fits.wrong[tried]
         chosen, best = tried[better], best[better]
         fits.wrong[chosen], fits.size[chosen] = wrong[better], size
@@ -118,7 +122,7 @@ def _by_colour(mask: np.ndarray, paint: np.ndarray, least_area: float):
 
 def _objects(look: "_Look", written: np.ndarray, side: int) -> np.ndarray:
     """All objects of n pictures, rows of OBJECT_COLUMNS: first those that have a name, then the others."""
-    least_area = SPECK * side**2
+    least_area = max(SPECK * side**2, LEAST_AREA)
     rows, taken, open_ = [], written.copy(), np.ones_like(written)
     for stage in range(4):
         some = np.flatnonzero(open_.any((1, 2)))

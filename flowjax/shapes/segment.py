@@ -27,6 +27,7 @@ _BITS = 5
 _NEAR = 40.0  # how far from a background colour a pixel may be, less than half of the 88 between beige and white
 # Below this distance from the background nothing counts as an object: the faintest paint, dark green on black, is 46 away.
 _FAINT = 23.0
+_ALIKE = 12.0  # paints that explain a pixel this nearly as well as the best are possible too
 _NEIGHBOURS = np.zeros((3, 3, 3), bool)
 _NEIGHBOURS[1] = True  # within a picture all eight neighbours, between pictures none
 
@@ -49,7 +50,7 @@ def _segment(p: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndar
 def tables() -> dict[str, np.ndarray]:
     """`near`: the background within _NEAR of a pixel, -1 for none [codes]; then [backgrounds, codes] each:
 
-    `coverage`: of the best paint, bright, dark or ink; `bright`: of the best paint, bright or ink, alone; `paint`: the
+    `coverage`: the largest of the possible paints, bright, dark or ink; `bright`: of the best paint, bright or ink, alone; `paint`: the
     index of the best paint, INK_PAINT for ink.
     """
     step = 256 >> _BITS
@@ -63,15 +64,14 @@ def tables() -> dict[str, np.ndarray]:
         pure = [_segment(p, background, paint_rgb) for paint_rgb in (*COLOUR_RGB, INK_RGB[b])]
         dark = [_segment(p, background, DARK * colour) for colour in COLOUR_RGB]
         inside = [(np.ones(len(p)), _segment(p, colour, DARK * colour)[1]) for colour in COLOUR_RGB]
-        every = dark + inside + pure  # dark first: where they coincide, the first mask is to be the generous one
+        every = dark + inside + pure
         owners = np.array([*range(len(dark)), *range(len(inside)), *range(len(pure))])
-        misfit, rows = np.stack([item[1] for item in every]), np.arange(len(p))
-        best = np.argmin(np.round(misfit, 1), axis=0)
+        share, misfit = (np.stack([item[i] for item in every]) for i in (0, 1))
         visible = ((p - background) ** 2).sum(1) > _FAINT**2
-        coverage[b] = np.stack([item[0] for item in every])[best, rows] * visible
-        paint[b] = owners[best]
+        coverage[b] = np.where(misfit <= misfit.min(0) + _ALIKE**2, share, 0).max(0) * visible
+        paint[b] = owners[misfit.argmin(0)]
         best = np.argmin(np.stack([item[1] for item in pure]), axis=0)
-        bright[b] = np.stack([item[0] for item in pure])[best, rows] * visible
+        bright[b] = np.stack([item[0] for item in pure])[best, np.arange(len(p))] * visible
     return {"near": near, "coverage": coverage, "bright": bright, "paint": paint}
 
 
