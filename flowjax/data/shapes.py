@@ -6,6 +6,7 @@ combinations of kind and colour, or kind and texture, that occur in neither of t
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import grain
 import numpy as np
@@ -39,7 +40,7 @@ class SceneTokenizer:
     length: int
     vocabulary: int = len(VOCABULARY)
 
-    def encode(self, texts: list[str]) -> Int[np.ndarray, "n l"]:
+    def encode(self, texts: Sequence[str]) -> Int[np.ndarray, "n l"]:
         """Ids of captions. An unknown word, or a caption that does not fit, is an error."""
         return captioning.tokenize(texts, self.length)
 
@@ -104,7 +105,7 @@ class SceneSource:
         """The captions of rows of tokens."""
         return self.tokenizer.decode(np.asarray(tokens))
 
-    def tokenize(self, prompts: list[str]) -> Int[np.ndarray, "n l"]:
+    def tokenize(self, prompts: Sequence[str]) -> Int[np.ndarray, "n l"]:
         """The tokens of captions, one row each; a word that this data does not know is an error."""
         return self.tokenizer.encode(prompts)
 

@@ -16,7 +16,7 @@ slots, one a possible word, whose empty ones are squeezed out at the end, so tha
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -42,7 +42,7 @@ _SINGLE, _PLURAL = (*KINDS, "shape"), (*PLURALS, "shapes")
 EXAMPLE = "a large striped red circle left of a small blue square on a gray background with the word sun"
 
 
-def _ids(words: Sequence[str]) -> np.ndarray:
+def _ids(words: Iterable[str]) -> np.ndarray:
     return np.array([IDS[word] for word in words], np.int32)
 
 
