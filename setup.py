@@ -35,6 +35,7 @@ EXTRAS = {
     "test": TEST,
     "parity": [
         "torch>=2.9,<3",
+        "torchvision>=0.24,<1",
         "diffusers>=0.40,<0.43",
         "flow-matching>=1.0.10,<2",
         "torchcfm>=1.0.7,<2",
