@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 
 def expand_to(t: Shaped[Array, "..."], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
@@ -26,14 +26,22 @@ def batch_times(t: Float[Array, "..."] | float, x: Float[Array, "b ..."]) -> Flo
     return jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(jnp.float32, x.dtype)), x.shape[:1])
 
 
-def sum_per_example(x: Float[Array, "b ..."]) -> Float[Array, "b"]:
+def sum_per_example(x: Shaped[Array, "b ..."]) -> Float[Array, "b"]:
     """Sums over every axis but the first, in float32."""
     return jnp.sum(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim)))
 
 
-def mean_per_example(x: Float[Array, "b ..."]) -> Float[Array, "b"]:
-    """Averages over every axis but the first, in float32."""
-    return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim)))
+def mean_per_example(x: Float[Array, "b ..."], visible: Bool[Array, "b ..."] | None = None) -> Float[Array, "b"]:
+    """Averages over every axis but the first, in float32.
+
+    With `visible`, whose axes are the first ones of x (pixels, say, without channels), over those elements alone; 0
+    where there is none.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if visible is None:
+        return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+    visible = jnp.broadcast_to(expand_to(visible, x), x.shape)
+    return sum_per_example(jnp.where(visible, x, 0.0)) / jnp.maximum(sum_per_example(visible), 1)
 
 
 def dot_per_example(x: Float[Array, "b ..."], y: Float[Array, "b ..."]) -> Float[Array, "b"]:

@@ -15,7 +15,7 @@ Whatever the weight, the minimiser is E[p* | x_t]; the weight decides which time
 
 from collections.abc import Callable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flowjax.arrays import mean_per_example
 from flowjax.paths.path import GaussianPath, edm_path, linear_path, vp_path
@@ -34,6 +34,7 @@ def prediction_loss(
     t: Float[Array, "b"],
     loss_space: str | None = None,
     weight: Float[Array, "b"] | None = None,
+    visible: Bool[Array, "b ..."] | None = None,
 ) -> Loss:
     """Equation (1) for each example.
 
@@ -46,13 +47,14 @@ def prediction_loss(
       t: one time for each example.
       loss_space: the prediction in which the error is measured; by default the one predicted.
       weight: a factor for each example, on the error in `loss_space`; 1 by default.
+      visible: the elements that count (the pixels of images smaller than the array), by its first axes; all by default.
 
     Returns:
       The loss of each example, and the metrics `t` and `error`, the mean squared error in the prediction's own space
       without weight.
     """
     error = predict(path.sample(noise, data, t), t) - target(path, prediction, noise, data, t)
-    squared = mean_per_example(error**2)
+    squared = mean_per_example(error**2, visible)
     value = squared
     if loss_space is not None and loss_space != prediction:
         value = value * error_ratio(path, prediction, loss_space, t) ** 2

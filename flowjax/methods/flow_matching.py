@@ -58,7 +58,15 @@ def flow_matching(
         predict = lambda x, t: setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
         weight = loss_weight(setting.weight, setting.path, loss, drawn.t)
         return prediction_loss(
-            predict, setting.path, prediction, drawn.noise, drawn.data, drawn.t, loss_space=loss, weight=weight
+            predict,
+            setting.path,
+            prediction,
+            drawn.noise,
+            drawn.data,
+            drawn.t,
+            loss_space=loss,
+            weight=weight,
+            visible=batch.get("pixel_mask"),
         )
 
     def zero_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
@@ -116,7 +124,7 @@ def zero_network_check(
         outputs = jax.lax.map(apply, t)
         gain = mean_per_example(outputs[:, 0])
         linear = jnp.allclose(outputs[:, 1], expand_to(gain, outputs[:, 1]) * ramp, rtol=1e-3, atol=1e-4)
-        average = lambda product: jnp.sum(mask * mean_per_example(product))
+        average = lambda product: jnp.sum(mask * mean_per_example(product, batch.get("pixel_mask")))
         square, cross, noise_square = average(batch["data"] ** 2), 0.0, setting.noise.variance
         if "noise" in batch:
             cross, noise_square = average(batch["data"] * batch["noise"]), average(batch["noise"] ** 2)

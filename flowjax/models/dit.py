@@ -21,11 +21,10 @@ P = H W / p^2 patches and k = p^2 C values in a patch, the published count is ou
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
@@ -43,6 +42,7 @@ from flowjax.models.network import (
     record_tokens,
     text_conditions,
 )
+from flowjax.models.packing import pack, unpack, visible_first
 from flowjax.models.positions import Positions, Rotation
 
 # name -> (width, depth, heads), as published.
@@ -86,12 +86,6 @@ class Block(nn.Module):
         return x + gate_2[:, None] * hidden
 
 
-def take(tokens: Float[Array, "_ n c"], order: Int[Array, "b m"]) -> Float[Array, "b m c"]:
-    """The tokens of each example in an order of its own; a table for all examples has one row."""
-    tokens = jnp.broadcast_to(tokens, (len(order), *tokens.shape[1:]))
-    return jnp.take_along_axis(tokens, order[..., None], axis=1)
-
-
 class DiT(nn.Module):
     """Patches -> blocks -> patches; see `dit` for the options."""
 
@@ -124,6 +118,10 @@ class DiT(nn.Module):
         cond = dict(cond or {})
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
         cells = {"p": self.patch, "q": self.patch, "h": rows, "w": columns}
+        pixels, visible = cond.pop("pixel_mask", None), None
+        if pixels is not None:
+            x = jnp.where(pixels[..., None], x, 0.0)
+            visible = rearrange(pixels, "b (h p) (w q) -> b (h w) (p q)", **cells).any(axis=-1)
         patches = rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", **cells)
         init = nn.initializers.xavier_uniform()
         tokens = Dense(self.width, kernel_init=init, dtype=self.dtype, name="patch_embedding")(patches)
@@ -132,22 +130,12 @@ class DiT(nn.Module):
             tokens = tokens + jnp.asarray(fixed, self.dtype)
         rotation = self.positions.rotation(rows, columns, self.width // self.heads)
 
-        pixels, visible, order = cond.pop("pixel_mask", None), None, None
-        if pixels is not None:
-            visible = rearrange(pixels, "b (h p) (w q) -> b (h w) (p q)", **cells).any(axis=-1)
+        attended, in_place = visible, lambda tokens: tokens
         if self.max_tokens and self.max_tokens < rows * columns:
-            fits = visible.sum(axis=1) <= self.max_tokens
-            order = jnp.argsort(~visible, axis=1, stable=True)[:, : self.max_tokens]
-            tokens, visible = take(tokens, order), jnp.take_along_axis(visible, order, axis=1)
-            rotation = None if rotation is None else tuple(take(table, order) for table in rotation)
-
-        def grid(tokens: Float[Array, "b m c"]) -> Float[Array, "b n c"]:
-            """The tokens back in their places; zeros where none was computed, NaN if there were too many."""
-            if order is None:
-                return tokens
-            empty = jnp.zeros((rows * columns, tokens.shape[-1]), tokens.dtype)
-            placed = jax.vmap(lambda order, tokens: empty.at[order].set(tokens))(order, tokens)
-            return jnp.where(fits[:, None, None], placed, jnp.nan)
+            order = visible_first(visible, self.max_tokens)
+            tokens, attended = pack(tokens, order), pack(visible[..., None], order)[..., 0]
+            rotation = None if rotation is None else tuple(pack(table, order) for table in rotation)
+            in_place = lambda tokens: unpack(tokens, order, visible)
 
         embed = ConditionEmbedding(
             self.width, self.num_classes, time_scale=self.time_scale, dtype=self.dtype, name="embedding"
@@ -168,13 +156,13 @@ class DiT(nn.Module):
                 self.dtype,
                 name=f"block_{index}",
             )
-            tokens = block(tokens, embedding, shared, rotation, visible, cond, keys)
-            record_tokens(self, grid(tokens).reshape(-1, rows, columns, self.width))
+            tokens = block(tokens, embedding, shared, rotation, attended, cond, keys)
+            record_tokens(self, in_place(tokens).reshape(-1, rows, columns, self.width))
         shift, scale = Modulation(2, self.width, None, self.dtype, name="final_modulation")(embedding)
         norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)
         # The last layer is in float32: what it writes is the prediction itself.
         output = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="output")
-        patches = grid(output(modulate(norm(tokens), shift, scale).astype(jnp.float32)))
+        patches = in_place(output(modulate(norm(tokens), shift, scale).astype(jnp.float32)))
         image = rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", **cells)
         return image if pixels is None else jnp.where(pixels[..., None], image, 0.0)
 
