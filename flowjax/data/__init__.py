@@ -1,12 +1,21 @@
 """Data: where examples come from (SOURCES) and how they reach a step, in an order that (seed, step) decides."""
 
 from flowjax.data.batch import check_batch
+from flowjax.data.cached import cached
 from flowjax.data.digits import digits
+from flowjax.data.emoji import emoji
+from flowjax.data.folders import folder
+from flowjax.data.latents import LatentSource, latents
 from flowjax.data.mixtures import MixedSource, mix, mixed
+from flowjax.data.pictures import PictureSource
 from flowjax.data.pipeline import BatchIterator, evaluation_batches, make_iterator
 from flowjax.data.points import checkerboard, mixture, moons, spirals
+from flowjax.data.prepared import records
 from flowjax.data.shapes import SceneSource, shapes
+from flowjax.data.small import fashion_mnist, mnist_small
 from flowjax.data.sources import ArraySource, PointSource, RecordSource, Source
+from flowjax.data.tfds import tfds
+from flowjax.data.webdataset import webdataset
 
 SOURCES = {
     "mixture": mixture,
@@ -16,13 +25,24 @@ SOURCES = {
     "digits": digits,
     "shapes": shapes,
     "mix": mix,
+    "cached": cached,
+    "latents": latents,
+    "emoji": emoji,
+    "fashion_mnist": fashion_mnist,
+    "mnist_small": mnist_small,
+    "records": records,
+    "folder": folder,
+    "webdataset": webdataset,
+    "tfds": tfds,
 }
 
 __all__ = [
     "SOURCES",
     "ArraySource",
     "BatchIterator",
+    "LatentSource",
     "MixedSource",
+    "PictureSource",
     "PointSource",
     "RecordSource",
     "SceneSource",

@@ -32,6 +32,9 @@ class Source(Protocol):
 
     A source whose examples are codes of something else also has `decode(samples) -> what they are codes of` and
     `decoded`, the source of that: pictures and evaluators then see decoded samples beside decoded's examples.
+
+    A source with captions also has `tokenizer` (flowjax/data/tokenizers.py): prompts go through it, and the `tokens` that
+    samples were drawn under come back as text in pictures and evaluators.
     """
 
     spec: DataSpec
@@ -86,7 +89,8 @@ def examples_at(seed: int, first: int, last: int, size: int) -> np.ndarray:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
-def _check_batch_fits(batch_size: int, size: int) -> None:
+def check_batch_fits(batch_size: int, size: int) -> None:
+    """Raises a ValueError for a batch larger than the data set."""
     if batch_size > size:
         raise ValueError(
             f"batch_size={batch_size} is larger than the data set ({size} examples), so a batch would hold an example "
@@ -171,9 +175,14 @@ class ArraySource:
         """The number of training examples."""
         return len(self.train["data"])
 
+    @property
+    def test_size(self) -> int:
+        """The number of held-out examples."""
+        return len(self.test["data"])
+
     def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
         """Item k: the examples at the positions k * batch_size + (start..stop), augmented."""
-        _check_batch_fits(batch_size, self.size)
+        check_batch_fits(batch_size, self.size)
         columns = sum(transform.columns for transform in self.transforms)
 
         def item(step: int) -> dict[str, np.ndarray]:
@@ -246,9 +255,14 @@ class RecordSource:
         """The number of training records."""
         return len(self.records)
 
+    @property
+    def test_size(self) -> int:
+        """The number of held-out records."""
+        return len(self.test)
+
     def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
         """Item k: the records at the positions k * batch_size + (start..stop) of grain's shuffled epochs, decoded."""
-        _check_batch_fits(batch_size, self.size)
+        check_batch_fits(batch_size, self.size)
         shuffled = grain.MapDataset.source(self.records).shuffle(seed=seed % 2**32).repeat()
         mine = stop - start
 

@@ -1,0 +1,340 @@
+r"""Pictures with labels and captions as a source: in memory as bytes of pixels, or read and decoded a batch at a time.
+
+A batch is one gather (or one read) of uint8 pixels, turned into float32 by x / 127.5 - 1. Captions become ids through a
+tokenizer that the data's spec names. A picture may have several captions: training takes one of them by the row's own
+uniform, evaluation always takes the first. The order is that of every finite source: a function of (seed, position).
+"""
+
+import concurrent.futures
+import dataclasses
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from flowjax.contract import DataSpec
+from flowjax.data import draws
+from flowjax.data.fingerprints import plain_hash, tree_hash
+from flowjax.data.record_format import BadPicture
+from flowjax.data.skipped import Skipped
+from flowjax.data.sources import check_batch_fits, check_split, endless, examples_at
+from flowjax.data.tokenizers import Tokenizer, make_tokenizer
+from flowjax.data.transforms import Transform
+
+LEVELS = 256
+Captions = Sequence[tuple[str, ...]]  # for every picture its captions, the first being the plain one
+
+
+class Pictures(Protocol):
+    """One split: `read(indices)` gives `data` uint8 [n, h, w, c], and where there are any `label` and `captions`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> dict[str, Any]:
+        """The pictures at some places."""
+        ...
+
+    def all_captions(self) -> list[str]:
+        """Every caption of the split, for a tokenizer that takes its words from them."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of what the pictures, labels and captions are."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPictures:
+    """A split in memory.
+
+    Attributes:
+      data: uint8 [n, h, w, c].
+      label: int32 [n], or None.
+      captions: the captions of each picture, or None.
+      tokens: their ids, int32 [n, most captions a picture has, length], once a tokenizer has read them.
+    """
+
+    data: np.ndarray
+    label: np.ndarray | None = None
+    captions: Captions | None = None
+    tokens: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, indices: np.ndarray) -> dict[str, Any]:
+        """A gather."""
+        rows: dict[str, Any] = {"data": self.data[indices]}
+        if self.label is not None:
+            rows["label"] = self.label[indices]
+        if self.tokens is not None:
+            rows["tokens"] = self.tokens[indices]
+        return rows
+
+    def tokenized(self, tokenizer: Tokenizer) -> "MemoryPictures":
+        """The same pictures with every caption encoded once; fewer captions than others have are repeated in turn."""
+        if self.captions is None or not len(self):
+            return self
+        most = max(len(options) for options in self.captions)
+        flat = [options[i % len(options)] for options in self.captions for i in range(most)]
+        return dataclasses.replace(self, tokens=tokenizer.encode(flat).reshape(len(self), most, -1))
+
+    def all_captions(self) -> list[str]:
+        """Every caption."""
+        return [caption for captions in self.captions or () for caption in captions]
+
+    def fingerprint(self) -> str:
+        """Of all pixels, labels and captions."""
+        return plain_hash(arrays=tree_hash([self.data, self.label]), captions=self.captions)
+
+
+class FilePictures:
+    """A split whose pictures are decoded when they are read: files of a folder, members of tar archives, records.
+
+    A picture that turns out to be bad gives its place to the next good one, is counted in `skipped` and warned of once.
+    So a run goes on, and the order stays a function of (seed, position) and of the files.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], dict[str, Any]],
+        count: int,
+        captions: Callable[[], list[str]],
+        identity: Any,
+        name: Callable[[int], str] = str,
+    ):
+        """Keeps what reads a picture.
+
+        Args:
+          load: index -> fields; raises BadPicture.
+          count: how many there are.
+          captions: gives all captions.
+          identity: plain values that change when the pictures do, for fingerprints.
+          name: index -> what to call a picture in messages.
+        """
+        self._load, self._count, self._captions, self._name = load, count, captions, name
+        self._identity = identity
+        self._bad: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self.skipped = Skipped()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _good(self, index: int) -> dict[str, Any]:
+        for step in range(self._count):
+            place = (index + step) % self._count
+            if place in self._bad:
+                continue
+            try:
+                return self._load(place)
+            except BadPicture as error:
+                self._note(place, str(error))
+        raise ValueError(f"None of the {self._count} pictures can be decoded: {next(iter(self._bad.values()), '')}.")
+
+    def _note(self, place: int, reason: str) -> None:
+        with self._lock:
+            if place not in self._bad:
+                self._bad[place] = reason
+                self.skipped.add("corrupt picture", self._name(place))
+                warnings.warn(f"{self._name(place)}: {reason}; its neighbour takes its place.", stacklevel=2)
+
+    def read(self, indices: np.ndarray) -> dict[str, Any]:
+        """Decodes the pictures; Pillow works outside the interpreter's lock, so threads help."""
+        rows = list(_pool().map(self._good, (int(index) for index in indices)))
+        gathered: dict[str, Any] = {"data": np.stack([row["data"] for row in rows])}
+        if "label" in rows[0]:
+            gathered["label"] = np.int32([row["label"] for row in rows])
+        if "captions" in rows[0]:
+            gathered["captions"] = [row["captions"] for row in rows]
+        return gathered
+
+    def all_captions(self) -> list[str]:
+        """Every caption."""
+        return self._captions()
+
+    def fingerprint(self) -> str:
+        """Of the identity that was given."""
+        return plain_hash(identity=self._identity, count=self._count)
+
+
+def mirror() -> Transform:
+    """Mirrors half of the pictures, left to right."""
+
+    def apply(images: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        return np.where(uniforms[:, :, None, None] < 0.5, images[:, :, ::-1], images)
+
+    return Transform(1, apply)
+
+
+_POOL: list[concurrent.futures.ThreadPoolExecutor] = []
+
+
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    if not _POOL:
+        _POOL.append(concurrent.futures.ThreadPoolExecutor(thread_name_prefix="pictures"))
+    return _POOL[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureSource:
+    """Pictures, labels and captions as batches.
+
+    Attributes:
+      train: the training split.
+      test: the held-out one, perhaps empty.
+      spec: the data's spec.
+      tokenizer: captions to ids; None when batches carry no captions.
+      transforms: augmentations of training batches (flowjax/data/transforms.py).
+      labels: the names of the classes, where they have names.
+      levels: grey levels, to which evaluation rounds samples.
+      card: where the data came from, for receipts.
+    """
+
+    train: Pictures
+    test: Pictures
+    spec: DataSpec
+    tokenizer: Tokenizer | None = None
+    transforms: tuple[Transform, ...] = ()
+    labels: tuple[str, ...] = ()
+    levels: int = LEVELS
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    oracle: Any = None
+
+    @property
+    def size(self) -> int:
+        """The number of training pictures."""
+        return len(self.train)
+
+    def captions(self, tokens: np.ndarray) -> list[str]:
+        """The captions of rows of token ids."""
+        return self._need_tokenizer().decode(np.asarray(tokens))
+
+    def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
+        """Token ids of captions, int32 [n, text_length]."""
+        return self._need_tokenizer().encode(list(prompts))
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError("This data has no captions: set tokenizer=dict(name='words') in the data's spec.")
+        return self.tokenizer
+
+    def _rows(self, split: Pictures, indices: np.ndarray, choice: np.ndarray | None) -> dict[str, np.ndarray]:
+        rows = split.read(indices)
+        captions = rows.pop("captions", None)
+        data = rows["data"].astype(np.float32)  # in two steps in place: a third of the time of x / 127.5 - 1
+        data *= 1 / 127.5
+        data -= 1
+        rows["data"] = data
+        if self.spec.num_classes is None:
+            rows.pop("label", None)
+        if self.tokenizer is not None:
+            choice = np.zeros(len(indices)) if choice is None else choice
+            if "tokens" in rows:
+                options = rows["tokens"].shape[1]
+                rows["tokens"] = rows["tokens"][np.arange(len(indices)), (choice * options).astype(int)]
+            else:
+                rows["tokens"] = self.tokenizer.encode(
+                    [options[int(u * len(options))] for options, u in zip(captions, choice)]
+                )
+        return rows
+
+    def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
+        """Item k: the pictures at the positions k * batch_size + (start..stop), augmented."""
+        check_batch_fits(batch_size, self.size)
+        columns = 1 + sum(transform.columns for transform in self.transforms)
+
+        def item(step: int) -> dict[str, np.ndarray]:
+            first = step * batch_size
+            uniforms = draws.row_uniforms(seed, draws.AUGMENT, 0, first + start, first + stop, columns)
+            chosen = examples_at(seed, first + start, first + stop, self.size)
+            rows = self._rows(self.train, chosen, uniforms[:, 0])
+            uniforms = uniforms[:, 1:]
+            for transform in self.transforms:
+                rows["data"] = transform.apply(rows["data"], uniforms[:, : transform.columns])
+                uniforms = uniforms[:, transform.columns :]
+            return rows
+
+        return endless(item)
+
+    def examples(self, split: str, first: int, last: int) -> dict[str, np.ndarray]:
+        """The examples first..last of a split (train or test) as they are stored, never augmented."""
+        check_split(split, ("train", "test"))
+        part = self.train if split == "train" else self.test
+        return self._rows(part, np.arange(first, min(last, len(part))), None)
+
+    def fingerprint(self) -> str:
+        """A hash of what the pictures are, of their shape and of what reads their captions."""
+        words = self.tokenizer.fingerprint() if self.tokenizer is not None else ""
+        content = [self.train.fingerprint(), self.test.fingerprint()]
+        return plain_hash(content=content, shape=self.spec.shape, classes=self.spec.num_classes, tokenizer=words)
+
+    def reference(self, split: str = "test", count: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+        """The pictures of a split with their first captions: all, or `count` chosen by the seed; never augmented."""
+        check_split(split)
+        parts = {"train": (self.train,), "test": (self.test,), "all": (self.train, self.test)}[split]
+        places = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+        size = int(places[-1])
+        if not size:
+            raise ValueError(f"The split '{split}' is empty. Evaluate on another split, or hold some pictures out.")
+        if count is not None and count > size:
+            raise ValueError(
+                f"{count} real examples were asked for, but the split '{split}' has {size}. Ask for at most {size}."
+            )
+        chosen = np.arange(size)
+        if count is not None:
+            chosen = draws.generator(seed, draws.REFERENCE_TEST).permutation(size)[:count]
+        gathered, order = [], []
+        for index, part in enumerate(parts):
+            mine = np.flatnonzero((chosen >= places[index]) & (chosen < places[index + 1]))
+            if len(mine):
+                gathered.append(self._rows(part, chosen[mine] - places[index], None))
+                order.append(mine)
+        back = np.argsort(np.concatenate(order))
+        return {name: np.concatenate([rows[name] for rows in gathered])[back] for name in gathered[0]}
+
+
+def standard_deviation(data: np.ndarray) -> float:
+    """Of uint8 pixels scaled to [-1, 1], from their histogram: exact, without a float copy of the data."""
+    counts, values = np.bincount(data.reshape(-1), minlength=256), np.arange(256) / 127.5 - 1
+    mean = (counts * values).sum() / counts.sum()
+    return float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
+
+
+def picture_source(
+    train: Pictures,
+    test: Pictures,
+    shape: tuple[int, ...],
+    std: float,
+    num_classes: int | None,
+    tokenizer: Mapping[str, Any] | None,
+    text_length: int,
+    **rest: Any,
+) -> PictureSource:
+    """A source of two splits, with the tokenizer that a data spec asks for; words are those of the training captions.
+
+    Args:
+      train: the training split.
+      test: the held-out one.
+      shape: of a picture.
+      std: the standard deviation of the training data, in [-1, 1].
+      num_classes: how many labels, None for none.
+      tokenizer: its spec, None when batches carry no captions.
+      text_length: ids of a caption; 0 for the longest.
+      **rest: further attributes of PictureSource.
+    """
+    encoder = None
+    if tokenizer is None and text_length:
+        raise ValueError(f"text_length={text_length} without a tokenizer. Add tokenizer=dict(name='words').")
+    if tokenizer is not None:
+        words = train.all_captions()
+        if not words:
+            raise ValueError("A tokenizer was given, but this data has no captions. Leave `tokenizer` out.")
+        encoder = make_tokenizer({"length": text_length, **tokenizer}, words)
+        train, test = (p.tokenized(encoder) if isinstance(p, MemoryPictures) else p for p in (train, test))
+    length, vocabulary = (encoder.length, encoder.vocabulary) if encoder is not None else (0, 0)
+    spec = DataSpec(tuple(shape), num_classes, std, text_length=length, vocabulary=vocabulary)
+    return PictureSource(train, test, spec, encoder, **rest)

@@ -1,0 +1,97 @@
+"""Sources over prepared sets: any folder that `python -m flowjax.data.prepare` wrote, in memory or read as it is needed."""
+
+from typing import Any
+
+import numpy as np
+
+from flowjax.data.pictures import FilePictures, MemoryPictures, Pictures, PictureSource, mirror, picture_source
+from flowjax.data.record_format import unpack
+from flowjax.data.records import Prepared, find_prepared, picture_of
+from flowjax.data.resizing import FITS
+
+MEMORY = 2**30  # bytes of pixels up to which a set is held in memory
+
+
+def records(
+    path: str,
+    size: int = 0,
+    fit: str = "crop",
+    channels: int = 0,
+    flip: bool = False,
+    tokenizer: dict | None = None,
+    text_length: int = 0,
+    labels: bool = True,
+    memory: bool | None = None,
+) -> PictureSource:
+    """A prepared set, by its path or by its name in the data home.
+
+    Args:
+      path: its folder, or its name.
+      size: pixels of a side; 0 for that of the records, when they have one.
+      fit: 'crop' cuts out the middle, 'pad' puts the whole picture on white, where the size is another.
+      channels: 1 for grey, 3 for RGB; 0 for those of the records.
+      flip: augmentation, mirror half of the training pictures.
+      tokenizer: spec of the tokenizer, for example dict(name='words'); None for batches without captions.
+      text_length: ids of a caption, 0 for the longest.
+      labels: whether batches carry `label`, where the records have it.
+      memory: hold all pixels in memory; by default up to 1 GiB of them.
+    """
+    at_home = "/" not in path and not path.startswith((".", "~"))
+    prepared = Prepared.open(find_prepared(path if at_home else "", "" if at_home else path))
+    card = prepared.card
+    if not size and card["shape"] is None:
+        raise ValueError(f"The pictures of {prepared.folder} have various sizes: give `size`, the pixels of a side.")
+    if size < 0 or channels not in (0, 1, 3) or fit not in FITS:
+        raise ValueError(f"size={size}, channels={channels}, fit='{fit}'; expected size >= 0, 1 or 3 channels, {FITS}.")
+    height, width, depth = card["shape"] or (size, size, 3)
+    shape = (size or height, size or width, channels or depth)
+    total = (prepared.count("train") + prepared.count("test")) * int(np.prod(shape))
+    held = total <= MEMORY if memory is None else memory
+    make = _in_memory if held else _on_disk
+    train, test = (make(prepared, split, shape, fit) for split in ("train", "test"))
+    classes = None
+    if labels and "label" in card["groups"] or card["labels"]:
+        found = [int(value) for value in card["groups"].get("label", {})]
+        classes = max(len(card["labels"]), max(found, default=-1) + 1)
+    return picture_source(
+        train,
+        test,
+        shape,
+        card["std"],
+        classes if labels else None,
+        tokenizer,
+        text_length,
+        transforms=(mirror(),) if flip else (),
+        labels=tuple(card["labels"]),
+        card=card,
+    )
+
+
+def _captions(field: dict[str, Any]) -> tuple[str, ...]:
+    caption = field.get("caption") or ()
+    return (caption,) if isinstance(caption, str) else tuple(caption)
+
+
+def _in_memory(prepared: Prepared, split: str, shape: tuple[int, ...], fit: str) -> Pictures:
+    pixels, fields = prepared.pixels(split, shape, fit)
+    label = np.int32([field["label"] for field in fields]) if fields and "label" in fields[0] else None
+    captions = [_captions(field) for field in fields]
+    return MemoryPictures(pixels, label, captions if any(captions) else None)
+
+
+def _on_disk(prepared: Prepared, split: str, shape: tuple[int, ...], fit: str) -> Pictures:
+    count = prepared.count(split)
+    reader = prepared.reader(split) if count else ()
+
+    def load(index: int) -> dict[str, Any]:
+        fields = unpack(reader[index])
+        rows: dict[str, Any] = {"data": picture_of(fields["image"], shape, fit)}
+        if "label" in fields:
+            rows["label"] = fields["label"]
+        if captions := _captions(fields):
+            rows["captions"] = captions
+        return rows
+
+    every = lambda: [caption for header in prepared.headers(split) for caption in _captions(header)]
+    facts = [prepared.card["sha256"], split, shape, fit]
+    return FilePictures(load, count, every, facts, lambda index: f"{prepared.folder.name} {split} {index}")
