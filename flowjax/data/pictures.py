@@ -10,11 +10,12 @@ import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 
+from flowjax.choices import Spec
 from flowjax.contract import DataSpec
 from flowjax.data import draws
 from flowjax.data.fingerprints import plain_hash, tree_hash
@@ -28,6 +29,7 @@ LEVELS = 256
 Captions = Sequence[tuple[str, ...]]  # for every picture its captions, the first being the plain one
 
 
+@runtime_checkable  # so that annotations can be checked
 class Pictures(Protocol):
     """One split: `read(indices)` gives `data` uint8 [n, h, w, c], and where there are any `label` and `captions`."""
 
@@ -161,6 +163,42 @@ class FilePictures:
         return plain_hash(identity=self._identity, count=self._count)
 
 
+@dataclasses.dataclass(frozen=True)
+class JoinedPictures:
+    """A split with further arrays, row by row.
+
+    Attributes:
+      pictures: the split.
+      arrays: name -> rows, of the split's length.
+    """
+
+    pictures: Pictures
+    arrays: Mapping[str, Any]
+
+    def __post_init__(self):
+        for name, rows in self.arrays.items():
+            if len(rows) != len(self.pictures):
+                raise ValueError(
+                    f"'{name}' has {len(rows)} rows for {len(self.pictures)} pictures. Make it of them anew."
+                )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, indices: np.ndarray) -> dict[str, Any]:
+        """Pictures and rows."""
+        return {**self.pictures.read(indices), **{name: rows[indices] for name, rows in self.arrays.items()}}
+
+    def all_captions(self) -> list[str]:
+        """Those of the pictures."""
+        return self.pictures.all_captions()
+
+    def fingerprint(self) -> str:
+        """Of the pictures and the rows."""
+        rows = tree_hash({name: np.asarray(value) for name, value in self.arrays.items()})
+        return plain_hash(pictures=self.pictures.fingerprint(), rows=rows)
+
+
 def mirror() -> Transform:
     """Mirrors half of the pictures, left to right."""
 
@@ -209,6 +247,21 @@ class PictureSource:
         """The number of training pictures."""
         return len(self.train)
 
+    @property
+    def test_size(self) -> int:
+        """The number of held-out pictures."""
+        return len(self.test)
+
+    def joined(self, arrays: Mapping[str, Mapping[str, Any]], spec: DataSpec) -> "PictureSource":
+        """The same pictures with further arrays, row by row, in the place of their tokens (encoded captions of a cache).
+
+        Args:
+          arrays: split (train, test) -> name -> rows.
+          spec: of the data with them.
+        """
+        train, test = (JoinedPictures(getattr(self, split), arrays[split]) for split in ("train", "test"))
+        return dataclasses.replace(self, train=train, test=test, spec=spec)
+
     def captions(self, tokens: np.ndarray) -> list[str]:
         """The captions of rows of token ids."""
         return self._need_tokenizer().decode(np.asarray(tokens))
@@ -231,7 +284,9 @@ class PictureSource:
         rows["data"] = data
         if self.spec.num_classes is None:
             rows.pop("label", None)
-        if self.tokenizer is not None:
+        if self.spec.vocabulary == 0:
+            rows.pop("tokens", None)
+        elif self.tokenizer is not None:
             choice = np.zeros(len(indices)) if choice is None else choice
             if "tokens" in rows:
                 options = rows["tokens"].shape[1]
@@ -304,13 +359,30 @@ def standard_deviation(data: np.ndarray) -> float:
     return float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
 
 
+def make_caption_tokenizer(spec: Spec | None, text_length: int, captions: Sequence[str]) -> Tokenizer | None:
+    """The tokenizer that a data spec asks for, or None; a word list is made of the captions given.
+
+    Args:
+      spec: of the tokenizer; None when batches carry no captions.
+      text_length: ids of a caption; 0 for the longest.
+      captions: those of the training pictures.
+    """
+    if spec is None:
+        if text_length:
+            raise ValueError(f"text_length={text_length} without a tokenizer. Add tokenizer=dict(name='words').")
+        return None
+    if not captions:
+        raise ValueError("A tokenizer was given, but this data has no captions. Leave `tokenizer` out.")
+    return make_tokenizer({"length": text_length, **spec}, captions)
+
+
 def picture_source(
     train: Pictures,
     test: Pictures,
     shape: tuple[int, ...],
     std: float,
     num_classes: int | None,
-    tokenizer: Mapping[str, Any] | None,
+    tokenizer: Spec | None,
     text_length: int,
     **rest: Any,
 ) -> PictureSource:
@@ -326,14 +398,8 @@ def picture_source(
       text_length: ids of a caption; 0 for the longest.
       **rest: further attributes of PictureSource.
     """
-    encoder = None
-    if tokenizer is None and text_length:
-        raise ValueError(f"text_length={text_length} without a tokenizer. Add tokenizer=dict(name='words').")
-    if tokenizer is not None:
-        words = train.all_captions()
-        if not words:
-            raise ValueError("A tokenizer was given, but this data has no captions. Leave `tokenizer` out.")
-        encoder = make_tokenizer({"length": text_length, **tokenizer}, words)
+    encoder = make_caption_tokenizer(tokenizer, text_length, train.all_captions() if tokenizer is not None else [])
+    if encoder is not None:
         train, test = (p.tokenized(encoder) if isinstance(p, MemoryPictures) else p for p in (train, test))
     length, vocabulary = (encoder.length, encoder.vocabulary) if encoder is not None else (0, 0)
     spec = DataSpec(tuple(shape), num_classes, std, text_length=length, vocabulary=vocabulary)
