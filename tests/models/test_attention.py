@@ -1,9 +1,10 @@
 """Attention against the sum written out in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.models.attention import attend
+from flowjax.models.attention import Attention, attend
 
 
 def test_attend_is_a_softmax_average_of_the_visible_values():
@@ -21,3 +22,29 @@ def test_attend_is_a_softmax_average_of_the_visible_values():
     half = attend(*(a.astype(jnp.bfloat16) for a in arrays), jnp.asarray(mask))
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), expected, atol=0.05)
+
+
+def cross(tokens, context, mask):
+    """Cross-attention with parameters that do not depend on the length of the text."""
+    draw = np.random.default_rng(3)
+    module = Attention(heads=2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), tokens, context, mask)
+    tree = jax.tree.map(lambda leaf: jnp.asarray(0.5 * draw.normal(size=leaf.shape), jnp.float32), shapes)
+    return module.apply(tree, tokens, context, mask), tree["params"]
+
+
+def test_cross_attention_reads_visible_tokens_alone_and_a_learned_token_without_any():
+    draw = np.random.default_rng(0)
+    tokens, text = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in ((2, 5, 4), (2, 3, 6)))
+    mask = jnp.array([[True, True, False], [False, False, False]])
+    base, tree = cross(tokens, text, mask)
+    longer = jnp.concatenate([text.at[:, 2].set(1e3), jnp.full((2, 4, 6), -50.0)], axis=1)
+    hidden, _ = cross(tokens, longer, jnp.pad(mask, ((0, 0), (0, 4))))
+    np.testing.assert_allclose(hidden, base, atol=1e-6)
+    changed, _ = cross(tokens, text.at[:, 0].add(1.0), mask)
+    assert float(jnp.abs(changed - base)[0].max()) > 1e-2
+    np.testing.assert_array_equal(changed[1], base[1])
+    # With nothing to see, every token receives the value of the learned one.
+    value = (tree["null"][0, 0] @ tree["key_value"]["kernel"] + tree["key_value"]["bias"])[4:]
+    expected = value @ tree["output"]["kernel"] + tree["output"]["bias"]
+    np.testing.assert_allclose(base[1], np.broadcast_to(expected, (5, 4)), atol=1e-5)

@@ -141,6 +141,17 @@ def test_the_trained_grid_decides_what_is_larger():
         assert float(jnp.abs(run(own, x) - run(small, x)).max()) > 1e-3
 
 
+def test_recomputing_blocks_changes_no_number():
+    x, t = jnp.asarray(images(2, 8, 8, 1)), jnp.array([0.2, 0.7])
+    keys, results = jax.random.split(jax.random.key(0), 2), []
+    for remat in (False, True):
+        network = make(remat=remat, dropout=0.2)
+        loss = lambda tree, network=network: jnp.sum(network.apply(tree, x, t, {}, keys=keys) ** 2)
+        assert ("remat" in str(jax.make_jaxpr(jax.grad(loss))(tree()))) == remat
+        results.append(compile_quickly(jax.value_and_grad(loss))(tree()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *results)
+
+
 def test_misuse_is_refused_with_the_fix():
     for options, message in [
         ({"max_tokens": 8}, "masked=True"),
