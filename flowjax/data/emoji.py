@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from flowjax.choices import Spec
 from flowjax.data.pictures import MemoryPictures, PictureSource, picture_source, standard_deviation
 from flowjax.data.records import NotPrepared, Prepared, data_home, find_prepared
 
@@ -14,7 +15,7 @@ TAGS = 3  # further words in the caption that is made of them
 def emoji(
     styles: tuple = STYLES,
     size: int = 64,
-    tokenizer: dict | None = None,
+    tokenizer: Spec | None = None,
     text_length: int = 0,
     labels: bool = True,
     variants: bool = False,

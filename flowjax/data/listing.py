@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from flowjax.choices import Spec
 from flowjax.data import draws
 from flowjax.data.pictures import FilePictures, PictureSource, mirror, picture_source
 from flowjax.data.record_format import BadPicture, decode_picture
@@ -66,7 +67,7 @@ def file_source(
     size: int,
     fit: str,
     flipped: bool,
-    tokenizer: Mapping[str, Any] | None,
+    tokenizer: Spec | None,
     text_length: int,
     labels: bool,
     identity: Any,

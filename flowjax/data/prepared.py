@@ -4,10 +4,23 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.data.pictures import FilePictures, MemoryPictures, Pictures, PictureSource, mirror, picture_source
-from flowjax.data.record_format import unpack
+from flowjax.choices import Spec
+from flowjax.contract import DataSpec
+from flowjax.data.buckets import bucket_shapes, bucketed
+from flowjax.data.mixtures import MixedSource
+from flowjax.data.pictures import (
+    FilePictures,
+    MemoryPictures,
+    Pictures,
+    PictureSource,
+    make_caption_tokenizer,
+    mirror,
+    picture_source,
+)
+from flowjax.data.record_format import EncodedPicture, size_of, unpack
 from flowjax.data.records import Prepared, find_prepared, picture_of
-from flowjax.data.resizing import FITS
+from flowjax.data.resizing import FITS, with_channels
+from flowjax.data.sources import RecordSource
 
 MEMORY = 2**30  # bytes of pixels up to which a set is held in memory
 
@@ -18,11 +31,12 @@ def records(
     fit: str = "crop",
     channels: int = 0,
     flip: bool = False,
-    tokenizer: dict | None = None,
+    tokenizer: Spec | None = None,
     text_length: int = 0,
     labels: bool = True,
     memory: bool | None = None,
-) -> PictureSource:
+    bucket_multiple: int = 0,
+) -> PictureSource | MixedSource | RecordSource:
     """A prepared set, by its path or by its name in the data home.
 
     Args:
@@ -35,6 +49,8 @@ def records(
       text_length: ids of a caption, 0 for the longest.
       labels: whether batches carry `label`, where the records have it.
       memory: hold all pixels in memory; by default up to 1 GiB of them.
+      bucket_multiple: keep proportions: batches have the shapes of about size x size pixels whose sides are multiples of
+        this (flowjax/data/buckets.py); 0 for squares alone. Pictures are then read as they are needed.
     """
     at_home = "/" not in path and not path.startswith((".", "~"))
     prepared = Prepared.open(find_prepared(path if at_home else "", "" if at_home else path))
@@ -45,20 +61,22 @@ def records(
         raise ValueError(f"size={size}, channels={channels}, fit='{fit}'; expected size >= 0, 1 or 3 channels, {FITS}.")
     height, width, depth = card["shape"] or (size, size, 3)
     shape = (size or height, size or width, channels or depth)
+    classes = None
+    if labels and ("label" in card["groups"] or card["labels"]):
+        found = [int(value) for value in card["groups"].get("label", {})]
+        classes = max(len(card["labels"]), max(found, default=-1) + 1)
     total = (prepared.count("train") + prepared.count("test")) * int(np.prod(shape))
+    if bucket_multiple:
+        return _in_buckets(prepared, shape, bucket_multiple, flip, tokenizer, text_length, classes)
     held = total <= MEMORY if memory is None else memory
     make = _in_memory if held else _on_disk
     train, test = (make(prepared, split, shape, fit) for split in ("train", "test"))
-    classes = None
-    if labels and "label" in card["groups"] or card["labels"]:
-        found = [int(value) for value in card["groups"].get("label", {})]
-        classes = max(len(card["labels"]), max(found, default=-1) + 1)
     return picture_source(
         train,
         test,
         shape,
         card["std"],
-        classes if labels else None,
+        classes,
         tokenizer,
         text_length,
         transforms=(mirror(),) if flip else (),
@@ -95,3 +113,58 @@ def _on_disk(prepared: Prepared, split: str, shape: tuple[int, ...], fit: str) -
     every = lambda: [caption for header in prepared.headers(split) for caption in _captions(header)]
     facts = [prepared.card["sha256"], split, shape, fit]
     return FilePictures(load, count, every, facts, lambda index: f"{prepared.folder.name} {split} {index}")
+
+
+class _Rows:
+    """The records of a split, by index; an empty split is an empty list."""
+
+    def __init__(self, prepared: Prepared, split: str):
+        self._count = prepared.count(split)
+        self._reader = prepared.reader(split) if self._count else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._reader[int(index)]
+
+
+def _in_buckets(
+    prepared: Prepared,
+    shape: tuple[int, ...],
+    multiple: int,
+    flip: bool,
+    tokenizer: Spec | None,
+    text_length: int,
+    classes: int | None,
+) -> MixedSource | RecordSource:
+    """Pictures in their own proportions: sizes come from the headers, pixels when a batch asks for them."""
+    headers = {split: list(prepared.headers(split)) for split in ("train", "test")}
+    words = [caption for header in headers["train"] for caption in _captions(header)]
+    encoder = make_caption_tokenizer(tokenizer, text_length, words)
+    sizes = {split: np.array([size_of(h["image"]) for h in found]).reshape(-1, 2) for split, found in headers.items()}
+
+    def decode(record: bytes) -> dict[str, Any]:
+        fields = unpack(record)
+        image = fields["image"]
+        pixels = image.decode() if isinstance(image, EncodedPicture) else image
+        example: dict[str, Any] = {"data": with_channels(pixels, shape[2])}
+        if classes is not None:
+            example["label"] = np.int32(fields["label"])
+        if encoder is not None:
+            example["tokens"] = encoder.encode([_captions(fields)[0]])[0]
+        return example
+
+    length, vocabulary = (encoder.length, encoder.vocabulary) if encoder is not None else (0, 0)
+    return bucketed(
+        _Rows(prepared, "train"),
+        sizes["train"],
+        decode,
+        DataSpec(shape, classes, prepared.card["std"], text_length=length, vocabulary=vocabulary),
+        bucket_shapes(shape[0], multiple, shape[2]),
+        _Rows(prepared, "test"),
+        sizes["test"],
+        flip=flip,
+        identity=prepared.card["sha256"],
+        tokenizer=encoder,
+    )

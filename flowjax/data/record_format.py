@@ -3,7 +3,7 @@ r"""One example as bytes: small, self-describing, lossless, and readable without
     record = b"FJR1" | header length (uint32, little-endian) | header (JSON, UTF-8) | blobs
 
 The header maps field names to values. Text, numbers, flags and lists of them stand there as they are; an array stands as
-{"array": [dtype, shape], "at": [start, length]} and an encoded picture as {"file": media, "at": [start, length]}, where
+{"array": [dtype, shape], "at": [start, length]} and an encoded picture as {"file": [height, width], "at": ...}, where
 `at` points into the blobs. Arrays are stored raw: the ArrayRecord file around the records compresses them, and reading
 one back is a view, which is some twenty times quicker than decoding a PNG.
 """
@@ -29,9 +29,15 @@ class BadPicture(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class EncodedPicture:
-    """The bytes of a picture file as they are (PNG, JPEG, WebP), decoded when it is read."""
+    """The bytes of a picture file as they are (PNG, JPEG, WebP), decoded when it is read.
+
+    Attributes:
+      content: the bytes.
+      size: height and width of the picture as `decode` gives it.
+    """
 
     content: bytes
+    size: tuple[int, int]
 
     def decode(self) -> UInt8[np.ndarray, "h w 3"]:
         """The pixels, RGB, transparent parts on white, turned as EXIF says."""
@@ -73,7 +79,7 @@ def pack(fields: Mapping[str, Any]) -> bytes:
     header, blobs, start = {}, [], 0
     for name, value in fields.items():
         if isinstance(value, EncodedPicture):
-            blob, entry = value.content, {"file": "picture"}
+            blob, entry = value.content, {"file": list(value.size)}
         elif isinstance(value, np.ndarray):
             if str(value.dtype) not in DTYPES:
                 raise ValueError(f"The field '{name}' is {value.dtype}; a record holds arrays of {', '.join(DTYPES)}.")
@@ -125,5 +131,10 @@ def unpack(record: bytes) -> dict[str, Any]:
             dtype, shape = value["array"]
             fields[name] = np.frombuffer(record, dtype, int(np.prod(shape)), start).reshape(shape)
         else:
-            fields[name] = EncodedPicture(record[start : start + length])
+            fields[name] = EncodedPicture(record[start : start + length], tuple(value["file"]))
     return fields
+
+
+def size_of(entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of a picture, from what the header says of it."""
+    return tuple(entry["file"]) if "file" in entry else tuple(entry["array"][1][:2])

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from flowjax.choices import Spec
 from flowjax.data.pictures import MemoryPictures, PictureSource, mirror, picture_source, standard_deviation
 from flowjax.data.records import Prepared, find_prepared
 
@@ -12,7 +13,7 @@ def fashion_mnist(
     size: int = 28,
     labels: bool = True,
     flip: bool = False,
-    tokenizer: dict | None = None,
+    tokenizer: Spec | None = None,
     text_length: int = 0,
     path: str = "",
 ) -> PictureSource:
@@ -32,7 +33,7 @@ def fashion_mnist(
 def mnist_small(
     size: int = 28,
     labels: bool = True,
-    tokenizer: dict | None = None,
+    tokenizer: Spec | None = None,
     text_length: int = 0,
     path: str = "",
 ) -> PictureSource:
@@ -49,7 +50,7 @@ def mnist_small(
 
 
 def _classes(
-    name: str, size: int, labels: bool, flip: bool, tokenizer: dict | None, text_length: int, path: str
+    name: str, size: int, labels: bool, flip: bool, tokenizer: Spec | None, text_length: int, path: str
 ) -> PictureSource:
     if size < 1 or (size > SIDE and size % 2):
         raise ValueError(

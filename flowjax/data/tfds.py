@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flowjax.choices import suggestion
+from flowjax.choices import Spec, suggestion
 from flowjax.data import draws
 from flowjax.data.listing import LOOKED_AT, captions_of, check_test_share, held_out
 from flowjax.data.pictures import FilePictures, PictureSource, mirror, picture_source
@@ -127,7 +127,7 @@ def tfds(
     fit: str = "crop",
     channels: int = 3,
     flip: bool = False,
-    tokenizer: dict | None = None,
+    tokenizer: Spec | None = None,
     text_length: int = 0,
     labels: bool = True,
     image: str = "",

@@ -15,6 +15,7 @@ import pathlib
 import tarfile
 from typing import Any
 
+from flowjax.choices import Spec
 from flowjax.data.listing import ENDINGS, Item, Listing, captions_of, check_test_share, file_source, held_out
 from flowjax.data.pictures import PictureSource
 from flowjax.data.skipped import Skipped
@@ -162,7 +163,7 @@ def webdataset(
     size: int = 64,
     fit: str = "crop",
     flip: bool = False,
-    tokenizer: dict | None = None,
+    tokenizer: Spec | None = None,
     text_length: int = 0,
     labels: bool = True,
     test: str = "",

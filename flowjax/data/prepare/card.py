@@ -1,9 +1,11 @@
 """The card of a prepared set: what it is, where it came from, what is in it and what is not, for programs and people."""
 
 import hashlib
+import io
 import json
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,8 +110,6 @@ def as_text(card: Mapping[str, Any]) -> str:
 
 def sheet(prepared: Prepared) -> bytes:
     """A page of pictures spread evenly over the splits, the last row from the test split, with caption or label below."""
-    import io
-
     from PIL import Image, ImageDraw, ImageFont
 
     chosen = []
@@ -134,10 +134,10 @@ def sheet(prepared: Prepared) -> bytes:
     return buffer.getvalue()
 
 
-def _words(fields: Mapping[str, Any], labels: Sequence[str], width: int = 20) -> str:
+def _words(fields: Mapping[str, Any], labels: Sequence[str], width: int = 18) -> str:
     caption = fields.get("caption")
     caption = caption[0] if isinstance(caption, list) and caption else caption
     if not caption and "label" in fields:
         caption = labels[fields["label"]] if labels else f"label {fields['label']}"
     text = (caption or "").encode("latin-1", "replace").decode("latin-1")  # the built-in face has no more letters
-    return "\n".join(text[i : i + width] for i in range(0, min(len(text), 2 * width), width))
+    return "\n".join(textwrap.wrap(text, width)[:2])

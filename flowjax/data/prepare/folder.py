@@ -75,7 +75,7 @@ def listing_plan(
             except (BadPicture, OSError) as error:
                 yield item.name, BadPicture(str(error))
                 continue
-            image = resize(pixels, (size, size, 3), fit) if size else EncodedPicture(content)
+            image = resize(pixels, (size, size, 3), fit) if size else EncodedPicture(content, pixels.shape[:2])
             fields: dict[str, Any] = {"image": image, "name": item.name}
             if item.captions:
                 fields["caption"] = list(item.captions)
