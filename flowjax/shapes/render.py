@@ -66,13 +66,15 @@ def _square(x, y, radius):
 
 
 def _triangle(x, y, radius):
-    # The slanted edges are |x| = (radius + y) / 2: the normal is (2, -1) / sqrt(5).
-    slant = (2 * np.abs(x) - y - radius) / np.sqrt(np.float32(5))
-    return _share(slant) * _share(y - radius)
+    # The slanted edges are |x| = (radius + y) / 2, so their normals are (2, -1) and (-2, -1) over sqrt(5).
+    root = np.sqrt(np.float32(5))
+    return _share((2 * x - y - radius) / root) * _share((-2 * x - y - radius) / root) * _share(y - radius)
 
 
 def _diamond(x, y, radius):
-    return _share((np.abs(x) + np.abs(y) - radius) / np.sqrt(np.float32(2)))
+    # A square that stands on a corner: a box along the diagonals.
+    root = np.sqrt(np.float32(2))
+    return _box((x + y) / root, (x - y) / root, radius / root, radius / root)
 
 
 def _cross(x, y, radius):
@@ -98,11 +100,12 @@ _COVERAGES = {
 
 def _wave(position: np.ndarray, radius: np.ndarray, bands: np.ndarray | int) -> np.ndarray:
     """The average over a pixel of bands that alternate between 1 and -1 across [-radius, radius], the first one 1."""
-    # The integral of the square wave is a triangle wave of period 2 in units of a band.
+    # The integral of the square wave is a triangle wave, 1 - |z mod 2 - 1| in units z of a band. Where a pixel reaches
+    # beyond the box, only its part inside counts: the rest of it shows no object.
     band = 2 * radius / bands
-    edges = [(position + radius + half) / band for half in (-0.5, 0.5)]
-    low, high = (1 - np.abs(np.mod(edge, 2) - 1) for edge in edges)
-    return (high - low) * band
+    low, high = (np.clip(position + half, -radius, radius) for half in (-0.5, 0.5))
+    areas = [band * (1 - np.abs(np.mod((edge + radius) / band, 2) - 1)) for edge in (low, high)]
+    return (areas[1] - areas[0]) / np.maximum(high - low, 1e-6)
 
 
 def _brightness(texture, x, y, radius):

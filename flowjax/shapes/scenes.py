@@ -184,8 +184,9 @@ class SceneLaw:
                 f"{most} large objects have no room{' beside a word' if self.words else ''}: at most {room} fit. Allow "
                 "small objects, or fewer."
             )
-        colours, textures = self._pairs("train")
-        self._pairs("held_out")
+        _chosen(self.sizes, tuple(SIZES), "size")
+        _chosen(self.backgrounds, tuple(BACKGROUNDS), "background")
+        colours, _ = self._pairs("train")
         if not colours.any():
             raise ValueError("Every (kind, colour) pair allowed is a held-out one. Allow more, or set held_out=False.")
 
