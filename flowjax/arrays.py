@@ -5,11 +5,14 @@ on nothing else. The same numbers then come out on one device or eight, under ji
 accumulation.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+from flowjax import threefry
 
 
 def expand_to(t: Shaped[Array, "..."], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
@@ -51,14 +54,18 @@ def dot_per_example(x: Float[Array, "b ..."], y: Float[Array, "b ..."]) -> Float
 
 def example_keys(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:
     """One key for each example: fold_in(key, row), where row is the example's index in the global batch."""
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+    return threefry.fold_rows(key, rows)
 
 
 def normal_rows(keys: Key[Array, "b"], shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "b ..."]:
     """Standard normal draws [b, *shape], one key for each example."""
-    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+    if jnp.dtype(dtype) != jnp.float32:
+        return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+    return threefry.normal(threefry.bits_rows(keys, math.prod(shape))).reshape(keys.shape + shape)
 
 
 def uniform_rows(keys: Key[Array, "b"], shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Float[Array, "b ..."]:
     """Uniform draws in [0, 1) of shape [b, *shape], one key for each example."""
-    return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype))(keys)
+    if jnp.dtype(dtype) != jnp.float32:
+        return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype))(keys)
+    return threefry.unit_interval(threefry.bits_rows(keys, math.prod(shape))).reshape(keys.shape + shape)

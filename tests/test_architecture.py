@@ -9,8 +9,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "flowjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Room -> the rooms it may import. The foundation (contract, arrays, choices) is open to all and imports no room.
-FOUNDATION = {"contract", "arrays", "choices"}
+# Room -> the rooms it may import. The foundation (contract, arrays, choices, threefry) is open to all and imports no room.
+FOUNDATION = {"contract", "arrays", "choices", "threefry"}
 SIDE = {"data", "evaluation"}
 FLOORS = {
     "paths": set(),

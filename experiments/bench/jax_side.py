@@ -36,7 +36,7 @@ def cases(tiny: bool) -> dict[str, dict]:
         mlp["width"], dit["width"], dit["depth"], dit["heads"] = 32, 32, 1, 2
         unet["blocks"], wide["channels"] = 1, 8
     listed = {
-        "mlp_train": dict(kind="train", network=mlp, shape=(2,), batch_size=256, dispatch=100, repeat=100),
+        "mlp_train": dict(kind="train", network=mlp, shape=(2,), batch_size=256, dispatch=100, repeat=400),
         "dit_train": dict(kind="train", network=dit, shape=(8, 8, 1), batch_size=64, dispatch=1, repeat=4),
         "unet_8_train": dict(kind="train", network=unet, shape=(8, 8, 1), batch_size=64, dispatch=1, repeat=4),
         "unet_32_train": dict(kind="train", network=wide, shape=(32, 32, 3), batch_size=32, dispatch=1, repeat=2),

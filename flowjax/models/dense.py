@@ -4,6 +4,9 @@ flax's Dense multiplies an array [b, n, c] as it is. The forward pass does not m
 sums over two axes, which XLA's CPU compiler does not hand to its fast matrix product: forward and gradients of two
 layers with a GELU between them (64 x 64 tokens, 128 and 512 channels, two cores, one run) took 33.8 ms as they are and
 12.9 ms as rows, and the two projections of attention 10.5 and 5.5 ms. On an accelerator both are the same product.
+
+A product with two or three columns, the output for points, is taken column by column: the gradient of its kernel is
+otherwise one thin matrix product, which took 80 microseconds for 256 x 256 rows and two columns, against 8.
 """
 
 from collections.abc import Callable
@@ -12,6 +15,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+NARROW = 4
 
 
 class Dense(nn.Module):
@@ -32,5 +37,10 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         rows = inputs.reshape(-1, inputs.shape[-1]).astype(self.dtype)
-        product = rows @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        kernel = kernel.astype(self.dtype)
+        if self.features <= NARROW:
+            product = jnp.stack([rows @ kernel[:, column] for column in range(self.features)], axis=-1)
+        else:
+            product = rows @ kernel
+        product = product + bias.astype(self.dtype)
         return product.reshape(*inputs.shape[:-1], self.features)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
+from flowjax.models.dense import Dense
 from flowjax.models.embeddings import Dropout, octave_features
 from flowjax.models.network import Conditions, Network, from_module, label_condition
 
@@ -45,17 +46,17 @@ class MLP(nn.Module):
         parts = [x.reshape(x.shape[0], -1), octave_features(t, self.octaves)]
         if s is not None:
             parts.append(octave_features(s - t, self.octaves))
-        hidden = nn.Dense(self.width, dtype=self.dtype, name="layer_0")(jnp.concatenate(parts, axis=-1))
+        hidden = Dense(self.width, dtype=self.dtype, name="layer_0")(jnp.concatenate(parts, axis=-1))
         if self.num_classes is not None:
             # Adding a row of a table is the same as concatenating a one-hot label, without the wide matrix.
             hidden += nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, name="label")(cond["label"])
         hidden = Dropout(self.dropout, name="dropout_0")(activation(hidden), keys)
         for index in range(1, self.depth):
-            hidden = activation(nn.Dense(self.width, dtype=self.dtype, name=f"layer_{index}")(hidden))
+            hidden = activation(Dense(self.width, dtype=self.dtype, name=f"layer_{index}")(hidden))
             hidden = Dropout(self.dropout, name=f"dropout_{index}")(hidden, keys)
         kernel_init = nn.initializers.zeros if self.zero_output else nn.initializers.lecun_normal()
         size = x.size // x.shape[0]
-        return nn.Dense(size, kernel_init=kernel_init, dtype=self.dtype, name="output")(hidden).reshape(x.shape)
+        return Dense(size, kernel_init=kernel_init, dtype=self.dtype, name="output")(hidden).reshape(x.shape)
 
 
 def mlp(
