@@ -199,5 +199,5 @@ def shapes(
     # Measured once on scenes of their own, at a size where that takes a moment.
     scene = scene_law.draw(_uniforms(0, draws.MEASURE, 0, 0, MEASURED)[:, : scenes.COLUMNS])
     shrink = min(1.0, 64 / min(height, width))
-    small = render(scene, max(round(height * shrink), 8), max(round(width * shrink), 8))
+    small = render(scene, round(height * shrink), round(width * shrink))
     return dataclasses.replace(source, spec=dataclasses.replace(spec, std=float(to_unit(small).std())))

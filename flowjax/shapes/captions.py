@@ -89,7 +89,7 @@ class CaptionLaw:
                 raise ValueError(f"{name}={share}: expected a share from 0 to 1.")
 
     def longest(self, scenes: SceneLaw) -> int:
-        """The largest number of tokens of a caption under this law of scenes."""
+        """A number of tokens that no caption of this law of scenes exceeds."""
         most = scenes.objects[1]
         phrase = 3 if not self.full else 5 if self.full and "large" in scenes.sizes else 4
         relation = 0 if most < 2 or not self.relations else 1
