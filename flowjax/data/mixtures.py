@@ -75,6 +75,10 @@ class MixedSource:
         """The table of turns of a run."""
         return Turns(self.schedule, seed, 1 if self.by_step else batch_size, self.hold if self.by_step else 1)
 
+    def source_of_step(self, seed: int, step: int) -> int:
+        """Which source gives the whole batch of a step, where the shapes differ."""
+        return int(np.argmax(np.diff(self.turns(seed, 1).at(step)[0])))
+
     def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
         """Item k: the rows start..stop of step k, each from the source whose turn it is."""
         seeds = [child_seed(seed, index) for index in range(len(self.children))]

@@ -148,15 +148,15 @@ class ArraySource:
     """Examples held in memory: a batch is one gather.
 
     Attributes:
-      train: the training arrays, `data` and conditions, each [N, ...].
+      train: the training arrays, `data` and conditions, each [N, ...]: NumPy's, or what gives rows as they do.
       test: held-out arrays with the same keys.
       spec: the data's spec.
       levels: how many equally spaced values in [-1, 1] the raw data takes; evaluation rounds samples to them.
       transforms: augmentations of training batches, in order (flowjax/data/transforms.py).
     """
 
-    train: Arrays
-    test: Arrays
+    train: Mapping[str, Any]
+    test: Mapping[str, Any]
     spec: DataSpec
     levels: int | None = None
     transforms: tuple = ()

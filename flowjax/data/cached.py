@@ -1,0 +1,116 @@
+"""A source with encoded arrays from a cache in the place of what they were encoded from."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flowjax.choices import build
+from flowjax.contract import DataSpec
+from flowjax.data.caches import Cache, CacheError, open_cache
+from flowjax.data.sources import ArraySource, RecordSource
+
+
+class _Wide:
+    """An array on disk whose float16 values are read as float32; rows are read when they are asked for."""
+
+    def __init__(self, stored: np.ndarray):
+        self._stored = stored
+        self.shape, self.ndim = stored.shape, stored.ndim
+        self.dtype = np.dtype(np.float32) if stored.dtype == np.float16 else stored.dtype
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return np.array(self._stored[rows], self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._stored, dtype or self.dtype)
+
+
+class _Joined:
+    """Record i with row i of the cached arrays."""
+
+    def __init__(self, records: Any, rows: Mapping[str, _Wide]):
+        self._records, self._rows = records, rows
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, np.ndarray]]:
+        return self._records[index], {name: value[int(index)] for name, value in self._rows.items()}
+
+
+def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource:
+    """The examples of a source with the arrays of its cache added or put in the place of their own.
+
+    Cached `text` replaces `tokens`. Cached `data` (latents) makes the pictures unnecessary: they are not read any more.
+
+    Args:
+      source: what the cache was made of (open_cache checks that).
+      cache: the cache.
+    """
+    arrays = {split: {name: _Wide(v) for name, v in cache.arrays(split).items()} for split in ("train", "test")}
+    names = set(arrays["train"])
+    dropped = {"tokens"} if "text" in names else set()
+    spec = _spec(source.spec, arrays["train"])
+    if (
+        "data" in names and source.size is None
+    ):  # a fixed number of the examples of an endless source, as they were encoded
+        return ArraySource(arrays["train"], arrays["test"], spec)
+    if isinstance(source, ArraySource):
+        merge = lambda split, own: {**{k: v for k, v in own.items() if k not in dropped}, **arrays[split]}
+        transforms = () if "data" in names else source.transforms
+        levels = None if "data" in names else source.levels
+        return ArraySource(merge("train", source.train), merge("test", source.test), spec, levels, transforms)
+    if isinstance(source, RecordSource) and "data" not in names:
+
+        def decode(pair: tuple) -> dict[str, Any]:
+            own = {name: value for name, value in source.decode(pair[0]).items() if name not in dropped}
+            return {**own, **pair[1]}
+
+        records, test = _Joined(source.records, arrays["train"]), _Joined(source.test, arrays["test"])
+        return dataclasses.replace(source, records=records, test=test, decode=decode, spec=spec, identity="")
+    if "data" in names:
+        return ArraySource(arrays["train"], arrays["test"], spec)
+    raise CacheError(
+        f"The cache {cache.folder} holds {', '.join(sorted(names))} of a source that is no store of arrays or records "
+        f"({type(source).__name__}), so its rows cannot be joined to it. Let `encode` return `data` as well."
+    )
+
+
+def _spec(spec: DataSpec, arrays: Mapping[str, Any]) -> DataSpec:
+    """The spec of the examples with the cached arrays among them."""
+    if "data" in arrays:
+        rows = arrays["data"]
+        total = square = 0.0
+        for first in range(0, len(rows), 256):
+            piece = rows[first : first + 256].astype(np.float64)
+            total, square = total + piece.sum(), square + np.square(piece).sum()
+        std = np.sqrt(square / np.prod(rows.shape) - (total / np.prod(rows.shape)) ** 2)
+        spec = dataclasses.replace(spec, shape=tuple(rows.shape[1:]), shapes=(), std=float(std))
+    if "text" in arrays:
+        length, channels = arrays["text"].shape[1:]
+        spec = dataclasses.replace(spec, text_length=length, text_channels=channels, vocabulary=0)
+    return spec
+
+
+def cached(
+    folder: str, source: dict, encoder: dict | None = None, seed: int = 0, total_steps: int | None = None
+) -> ArraySource | RecordSource:
+    """A source read through the cache of an encoder (flowjax/data/caches.py), which must be of this very source.
+
+    Args:
+      folder: where the cache lies.
+      source: the spec of the source, as in `config.data`.
+      encoder: parts that the encoder must have had, such as dict(name='minilm'); whatever is left out may be anything.
+      seed: of the run, for sources that take it.
+      total_steps: the length of the run, likewise.
+    """
+    from flowjax.data import SOURCES  # this source is one of them
+
+    made = build("data source", source, SOURCES, seed=seed, total_steps=total_steps)
+    return with_cache(made, open_cache(pathlib.Path(folder), made, dict(encoder or {}), whole_encoder=False))
