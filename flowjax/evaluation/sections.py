@@ -27,6 +27,7 @@ WORDS = dict(
     learning_rate="Learning rate",
     images_per_second="Images per second",
     mfu="Model FLOPs used (MFU)",
+    data_wait="Share of the time spent waiting for data",
 )
 
 
@@ -72,6 +73,9 @@ def header(run: Run, given_status: str | None) -> str:
     speed = sorted(value for value in series(run, "images_per_second")[1] if math.isfinite(value))
     if speed:
         facts.append(("Images per second, median", number_text(speed[len(speed) // 2])))
+    waits = sorted(value for value in series(run, "data_wait")[1] if math.isfinite(value))
+    if waits:
+        facts.append(("Waiting for data, median", f"{100 * waits[len(waits) // 2]:.1f}%"))
     mfu = series(run, "mfu")[1]
     if mfu and math.isfinite(mfu[-1]):
         facts.append(("MFU", f"{100 * mfu[-1]:.1f}%"))
@@ -199,7 +203,7 @@ def _curve(run: Run, head: str, members: Sequence[tuple[str, str]], noisy: bool,
         lines,
         note=note,
         log_y=None if head in ("loss", "grad_norm") else False,
-        zero=head == "images_per_second",
+        zero=head in ("images_per_second", "data_wait"),
     )
 
 

@@ -1,5 +1,6 @@
 """What the next updates are fed with: how many fit in one dispatch, from the data or from a rollout."""
 
+import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,17 +32,27 @@ def dispatch_length(method: Method, step: int, total: int, largest: int, is_even
     return length
 
 
-class DataFeed:
+class _Fetching:
+    """The data's iterator, and the seconds that its batches took to come."""
+
+    def __init__(self, iterator: Any):
+        self._iterator, self.seconds = iterator, 0.0
+
+    def _fetch(self, count: int) -> dict[str, np.ndarray]:
+        began = time.perf_counter()
+        batches = self._iterator.stack_batches(count)
+        self.seconds += time.perf_counter() - began
+        return batches
+
+
+class DataFeed(_Fetching):
     """Batches straight from the data."""
 
     metrics: Mapping[str, float] = types.MappingProxyType({})
 
-    def __init__(self, iterator: Any):
-        self._iterator = iterator
-
     def take(self, state: State, step: int, count: int) -> dict[str, np.ndarray]:
         """The next batches, stacked: `count` of them, or fewer where the source goes on with another shape."""
-        return self._iterator.stack_batches(count)
+        return self._fetch(count)
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint stores."""
@@ -52,11 +63,12 @@ class DataFeed:
         self._iterator.set_state(state["data"])
 
 
-class CollectFeed:
+class CollectFeed(_Fetching):
     """Batches made by rollout: every `collect.every` steps one data batch is rolled out, scored and cut into batches."""
 
     def __init__(self, iterator: Any, collect: Collect, executor: Any):
-        self._iterator, self._collect, self._executor = iterator, collect, executor
+        super().__init__(iterator)
+        self._collect, self._executor = collect, executor
         self._rollout = jax.jit(collect.rollout)
         self._pending: list[Batch] = []
         self.metrics: dict[str, float] = {}
@@ -81,7 +93,7 @@ class CollectFeed:
 
     def _roll_out(self, state: State, step: int) -> list[Batch]:
         collect = self._collect
-        batch = {name: value[0] for name, value in self._iterator.stack_batches(1).items()}
+        batch = {name: value[0] for name, value in self._fetch(1).items()}
         chunks = [
             {name: part[index] for name, part in _cut(batch, collect.chunks).items()} for index in range(collect.chunks)
         ]

@@ -17,7 +17,7 @@ from flowjax.training.executors import JitExecutor
 from flowjax.training.plan import update_flops
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, make_evaluators, sample_picture
-from flowjax.training.speed import mfu, peak_flops
+from flowjax.training.speed import data_wait, mfu, peak_flops
 from flowjax.training.state import State
 from flowjax.training.update import TIME_BINS
 from flowjax.training.writers import Writers
@@ -79,7 +79,7 @@ class Logbook:
         """Writes the config and what the samplers are; on a resume cuts the logs back to the checkpoint."""
         self._seconds_before = self._recorded_seconds(step)
         self._began = self._last_time = time.perf_counter()
-        self._last_step = step
+        self._last_step, self._waited = step, 0.0
         self._device = jax.devices()[0].device_kind
         self._flops = self._count_flops() if peak_flops(self._device) else None
         self._writers.rewind(step)
@@ -96,6 +96,10 @@ class Logbook:
             start = ["config, where it differs from the defaults:", *(f"  {line}" for line in lines)]
             print(f"resuming from step {step}" if step else "\n".join(start), flush=True)
 
+    def waited_for_data(self, seconds: float) -> None:
+        """Counts time in which the device had nothing to do because a batch was not there yet."""
+        self._waited += seconds
+
     def write_log(self, step: int, more: Mapping[str, float]) -> dict[str, float]:
         """One line of metrics, averaged since the last one, with `more` of a collection; returns the averages."""
         now = time.perf_counter()
@@ -104,9 +108,11 @@ class Logbook:
         updates_per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
         used = mfu(self._flops, updates_per_second, self._device, jax.device_count())
         speed = dict(
-            images_per_second=updates_per_second * self.config.batch_size, **({} if used is None else {"mfu": used})
+            images_per_second=updates_per_second * self.config.batch_size,
+            data_wait=data_wait(self._waited, now - self._last_time),
+            **({} if used is None else {"mfu": used}),
         )
-        self._last_time, self._last_step = now, step
+        self._last_time, self._last_step, self._waited = now, step, 0.0
         method = self.run.method
         rates = {name: role.learning_rate for name, role in method.roles.items() if role.learning_rate}
         rates = {

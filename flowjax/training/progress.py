@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Mapping
 
+WAIT_SHOWN = 0.1  # the share of time spent waiting for data from which the line says so
+
 
 def duration(seconds: float) -> str:
     """Seconds as 45s, 3m20s, 2h05m or 3d04h."""
@@ -75,6 +77,8 @@ class Progress:
             parts.append(f"loss {self._seen['loss']:.4g}")
         if "images_per_second" in self._seen:
             parts.append(f"{self._seen['images_per_second']:,.0f} images/s")
+        if self._seen.get("data_wait", 0.0) >= WAIT_SHOWN:
+            parts.append(f"{100 * self._seen['data_wait']:.0f}% waiting for data")
         if "mfu" in self._seen:
             parts.append(f"MFU {100 * self._seen['mfu']:.1f}%")
         first_step, start = self._first or (step, now)

@@ -1,4 +1,6 @@
-"""Model FLOP utilisation: the operations of an update over what the accelerators could do in the time it took.
+"""How well the devices are used: model FLOP utilisation, and the share of time that they wait for data.
+
+Model FLOP utilisation is the operations of an update over what the accelerators could do in the time it took.
 
 Peaks are the vendors' dense figures for bfloat16 matrix products. On a device that is not listed (any CPU) there is no
 figure rather than a guess.
@@ -27,3 +29,13 @@ def mfu(flops: float | None, updates_per_second: float, device_kind: str, device
     if flops is None or peak is None:
         return None
     return flops * updates_per_second / (peak * devices)
+
+
+def data_wait(waited: float, elapsed: float) -> float:
+    """The share of the time in which the devices had nothing to do because a batch was not there: at most 1.
+
+    `waited` sums the time that batches took to come where everything sent before was done by then. Part of that time the
+    devices may still have worked, so the share is an upper bound; where it is small, the data are quick enough. Where it is
+    not, raise config.loader.threads, or cache what is slow to make.
+    """
+    return min(1.0, waited / max(elapsed, 1e-9))

@@ -86,7 +86,10 @@ class Trainer:
         try:
             while step < config.steps:
                 count = dispatch_length(run.method, step, config.steps, config.steps_per_dispatch, self.is_event)
+                fetched = self.feed.seconds
                 batches = self.feed.take(state, step, count)
+                if self._idle():
+                    self.logbook.waited_for_data(self.feed.seconds - fetched)
                 count = len(batches["mask"])
                 state, metrics = run.executor.run(state, batches, run.method.due(step), count)
                 self.in_flight.append((step, count, batches, metrics))
@@ -137,6 +140,10 @@ class Trainer:
         logical = self.run.executor.logical(state)
         position = dict(feed=self.feed.get_state(), log=self.logbook.sums.get_state())
         checkpoints.save(step, logical, position, self.config.to_dict(), measured)
+
+    def _idle(self) -> bool:
+        """Whether the device has done everything it was sent: then it was the data that it waited for."""
+        return not self.in_flight or all(leaf.is_ready() for leaf in jax.tree.leaves(self.in_flight[-1][-1]))
 
     def _look(self, state: State) -> None:
         """Waits for the oldest dispatch; stops the run when one of its updates was not finite."""

@@ -193,7 +193,7 @@ class Writers:
         self,
         step: int,
         phase: str,
-        edges: Sequence[float] | Shaped[np.ndarray, "n+1"],
+        edges: Sequence[float] | Shaped[np.ndarray, "edges"],
         loss: Sequence[float] | Shaped[np.ndarray, "n"],
         count: Sequence[float] | Shaped[np.ndarray, "n"],
     ) -> None:
