@@ -13,14 +13,39 @@ leaves much of itself unexplained, and is no object that has a name.
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
+from scipy import ndimage
 
 from flowjax.shapes.vocabulary import CHECKS, CROSS_ARM, DARK, KINDS, RING_HOLE, SIZES, STRIPES, TEXTURES
 
 EXTENTS = tuple(SIZES.values())
-_FINE = 12  # sub-pixels a side of a pixel, for coverages
-SHIFTS = np.arange(-0.75, 1.01, 0.25)  # of the centre against the middle of the window
+_REACH = 1.0  # how far the centre of an object may be from the middle of the window, in pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to draw every object: how large and how blurred, tried at shifts `spacing` pixels apart.
+
+    `true` objects have a name. The others stand for what is too large or too small to be one of the sizes: without them
+    a circle drawn too small would be taken for the diamond that it resembles most.
+    """
+
+    scale: float
+    blur: float
+    spacing: float
+    true: bool
+
+
+VARIANTS = (
+    Variant(1.0, 0.0, 0.25, True),
+    Variant(1.0, 0.6, 0.25, True),
+    Variant(0.9, 0.4, 0.5, True),
+    Variant(1.1, 0.4, 0.5, True),
+    Variant(0.8, 0.4, 0.5, False),
+    Variant(1.2, 0.4, 0.5, False),
+)
 _INSIDE = {
     "circle": lambda u, v: u * u + v * v <= 1,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) <= 1,
@@ -39,6 +64,7 @@ class Bank:
       side: the window.
       kind, texture: what each hypothesis is, int [T].
       shift: (x, y) of its centre in pixels from the middle of the window, [T, 2].
+      true: whether it has a name, bool [T].
       bright, dark: coverages B and D, [side * side, T].
       squares: B², B D and D², [side * side, T] each.
     """
@@ -47,39 +73,50 @@ class Bank:
     kind: np.ndarray
     texture: np.ndarray
     shift: np.ndarray
+    true: np.ndarray
     bright: np.ndarray
     dark: np.ndarray
     squares: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-@functools.lru_cache(maxsize=32)
+def _patterns(u: np.ndarray, v: np.ndarray, textured: bool):
+    """(kind, texture, where it is bright, where it is dark) for every object, over a box with coordinates u and v."""
+    part = lambda parts, at: np.floor((at + 1) / 2 * parts).astype(int)
+    darks = {
+        "plain": np.zeros(np.broadcast_shapes(u.shape, v.shape), bool),
+        "striped": np.broadcast_to(part(STRIPES, v) % 2 == 1, (len(v), u.shape[1])),
+        "checked": (part(CHECKS, u) + part(CHECKS, v)) % 2 == 1,
+    }
+    for kind, name in enumerate(KINDS):
+        inside = _INSIDE[name](u, v)
+        for texture, pattern in enumerate(TEXTURES if textured else TEXTURES[:1]):
+            yield kind, texture, inside & ~darks[pattern], inside & darks[pattern]
+
+
+@functools.lru_cache(maxsize=8)
 def bank(extent: float, textured: bool) -> Bank:
     """The hypotheses for objects of an extent in pixels, found by counting sub-pixels."""
-    side = int(np.ceil(extent + 2 * SHIFTS[-1] + 1)) // 2 * 2 + 2
-    position = (np.arange(side * _FINE) + 0.5) / _FINE - side / 2
-    kinds, textures, shifts, brights, darks = [], [], [], [], []
-    average = lambda inside: inside.reshape(side, _FINE, side, _FINE).mean((1, 3), dtype=np.float32).ravel()
-    for dy in SHIFTS:
-        for dx in SHIFTS:
-            u, v = (position[None] - dx) * 2 / extent, (position[:, None] - dy) * 2 / extent
-            row = lambda parts, at: np.floor((at + 1) / 2 * parts).astype(int)
-            for kind, name in enumerate(KINDS):
-                inside = _INSIDE[name](u, v)
-                for texture, pattern in enumerate(TEXTURES if textured else TEXTURES[:1]):
-                    if pattern == "striped":
-                        dark = inside & (row(STRIPES, v) % 2 == 1)
-                    elif pattern == "checked":
-                        dark = inside & ((row(CHECKS, u) + row(CHECKS, v)) % 2 == 1)
-                    else:
-                        dark = np.zeros_like(inside)
-                    kinds.append(kind)
-                    textures.append(texture)
-                    shifts.append((dx, dy))
-                    brights.append(average(inside & ~dark))
-                    darks.append(average(dark))
+    side = int(np.ceil(extent * max(variant.scale for variant in VARIANTS) + 2 * _REACH)) // 2 * 2 + 2
+    fine = int(np.clip(160 / extent, 4, 12))  # sub-pixels a side of a pixel
+    position = (np.arange(side * fine) + 0.5) / fine - side / 2
+    average = lambda inside: inside.reshape(side, fine, side, fine).mean((1, 3), dtype=np.float32)
+    facts, brights, darks = [], [], []
+    for variant in VARIANTS:
+        shifts = np.arange(-_REACH + variant.spacing / 2, _REACH, variant.spacing) + 0.125
+        for dy, dx in itertools.product(shifts, shifts):
+            u, v = ((position - d) * 2 / (extent * variant.scale) for d in (dx, dy))
+            for kind, texture, bright, dark in _patterns(u[None], v[:, None], textured):
+                facts.append((kind, texture, dx, dy, variant.true))
+                for coverages, where in ((brights, bright), (darks, dark)):
+                    coverage = average(where)
+                    if variant.blur:
+                        coverage = ndimage.gaussian_filter(coverage, variant.blur)
+                    coverages.append(coverage.ravel())
+    kind, texture, dx, dy, true = np.array(facts).T
     bright, dark = np.stack(brights, axis=1), np.stack(darks, axis=1)
     squares = bright**2, bright * dark, dark**2
-    return Bank(side, np.array(kinds), np.array(textures), np.array(shifts), bright, dark, squares)
+    shift = np.stack([dx, dy], axis=1)
+    return Bank(side, kind.astype(int), texture.astype(int), shift, true > 0, bright, dark, squares)
 
 
 def windows(values: np.ndarray, picture: np.ndarray, corner: np.ndarray, side: int) -> np.ndarray:

@@ -13,11 +13,13 @@ import dataclasses
 import functools
 
 import numpy as np
+from scipy import ndimage
 
 from flowjax.shapes.segment import BACKGROUND_RGB, INK_RGB
 from flowjax.shapes.vocabulary import BAND, LETTER_HEIGHT, WORDS, word_bitmap
 
-LEGIBLE = 0.2  # the largest share of a word's ink that may be wrong, squared errors of cells summed
+BLUR = 0.6  # pixels; every word is looked for sharp and with this blur
+LEGIBLE = 0.12  # the largest share of a word's ink that may be wrong, squared errors of cells summed
 ROWS = LETTER_HEIGHT + 2  # a word and one cell above and below
 
 
@@ -42,7 +44,8 @@ def lines(width: int) -> Lines:
             bitmap, around = np.zeros((2, ROWS, width), np.float32)
             bitmap[1:-1, left : left + length] = glyphs
             around[:, left - 1 : left + length + 1] = 1
-            words.append(word), lefts.append(left), bitmaps.append(bitmap.ravel()), arounds.append(around.ravel())
+            for sharp in (bitmap, ndimage.gaussian_filter(bitmap, BLUR) * around):
+                words.append(word), lefts.append(left), bitmaps.append(sharp.ravel()), arounds.append(around.ravel())
     stack = lambda arrays: np.stack(arrays, axis=1) if arrays else np.zeros((ROWS * width, 0), np.float32)
     return Lines(np.array(words, int), np.array(lefts, int), stack(bitmaps), stack(arounds))
 
@@ -80,7 +83,8 @@ def read_words(
                 continue
             q = q.reshape(len(rows), -1, 3)
             misfit = (q * q).sum(2) @ table.around - 2 * np.einsum("mpc,mc->mp", q, v, optimize=True) @ table.bitmap
-            wrong = misfit / (power * table.bitmap.sum(0)) + 1
+            ink_power = power * (table.bitmap**2).sum(0)
+            wrong = (misfit + ink_power) / ink_power
             at = wrong.argmin(1)
             value = wrong[np.arange(len(rows)), at]
             better = value < best

@@ -22,10 +22,10 @@ from flowjax.shapes.segment import COLOUR_RGB
 from flowjax.shapes.vocabulary import CELLS, MOST_OBJECTS
 
 CHUNK = 256  # pictures read at a time: their arrays then stay near the processor
-WELL_DRAWN = 0.15  # the largest unexplained share of an object that still has a name
+WELL_DRAWN = 0.08  # the largest unexplained share of an object that still has a name
 VISIBLE = 0.85  # the smallest share of an object that nothing else may hide
 NOISE = 12.0  # the largest standard deviation, in grey levels, that is put down to noise
-LEAST_BACKGROUND = 0.25  # the share of a picture; six objects leave more than 0.4 of it free
+LEAST_BACKGROUND = 0.2  # the share of a picture; four large squares leave a third of it free
 SPECK = 0.0028  # the least area that is looked at, in squares of the shorter side: 3 pixels at 32 x 32
 LEAST_AREA = 3  # and in pixels
 UNKNOWN = -1
@@ -96,6 +96,7 @@ def _fit(look: "_Look", labels, closed, picture, box, colour, side) -> _Fits:
         wrong = (misfit[rows, best] - expected) / np.maximum(power[rows, best], 1)
         cover = (bank.bright + bank.dark)[:, best]
         wrong[(free.reshape(flat) * cover.T).sum(1) < VISIBLE * cover.sum(0)] = np.inf
+        wrong[~bank.true[best]] = np.inf
         better = wrong < fits.wrong[tried]
         chosen, best = tried[better], best[better]
         fits.wrong[chosen], fits.size[chosen] = wrong[better], size
@@ -120,12 +121,17 @@ def _by_colour(mask: np.ndarray, paint: np.ndarray, least_area: float):
     return labels.reshape(len(COLOUR_RGB), *mask.shape).max(0), picture % len(mask), box
 
 
-def _objects(look: "_Look", written: np.ndarray, side: int) -> np.ndarray:
-    """All objects of n pictures, rows of OBJECT_COLUMNS: first those that have a name, then the others."""
+def _objects(look: "_Look", written: np.ndarray, recognised: np.ndarray, side: int) -> np.ndarray:
+    """All objects of n pictures, those of a picture that have a name before those that have none.
+
+    Returns:
+      rows of picture, kind, colour, size, texture, x and y in pixels.
+    """
     least_area = max(SPECK * side**2, LEAST_AREA)
     rows, taken, open_ = [], written.copy(), np.ones_like(written)
     for stage in range(4):
-        some = np.flatnonzero(open_.any((1, 2)))
+        # Where no background is to be seen there is nothing that objects could stand out from: one look is enough.
+        some = np.flatnonzero(open_.any((1, 2)) & (recognised | (stage == 0)))
         if not len(some):
             break
         part = look[some]
@@ -195,7 +201,7 @@ def _parse(pixels: np.ndarray) -> Scene:
     if side >= CELLS:
         ink = (look.paint == segment.INK_PAINT) & look.strict
         word, word_centre, written = letters.read_words(pixels, background, ink, side)
-    rows = _objects(look, written, side)
+    rows = _objects(look, written, recognised, side)
     picture = rows[:, 0].astype(int)
     order = np.argsort(picture, kind="stable")
     rows, picture = rows[order], picture[order]
