@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flowjax.evaluation.distances import Samples, as_rows
 from flowjax.paths.oracles import GaussianMixture
@@ -75,6 +75,13 @@ def precision_recall(generated: Samples, real: Samples, k: int = 3) -> dict[str,
 def nearest_distances(x: Samples, y: Samples) -> Float[np.ndarray, "n"]:
     """For each example of x, the Euclidean distance to the nearest example of y."""
     return np.sqrt(_nearest_squared(as_rows(x), as_rows(y)))
+
+
+def nearest(x: Samples, y: Samples) -> tuple[Float[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """For each example of x, the distance to the nearest example of y, and which that is."""
+    x, y = as_rows(x), as_rows(y)
+    places = np.concatenate([np.asarray(_squared(rows, y)).argmin(axis=1) for rows in _chunks(x)])
+    return np.asarray(jnp.linalg.norm(x - y[places], axis=1)), places
 
 
 def mode_weights(samples: Samples, oracle: GaussianMixture, confidence: float = 0.999) -> dict[str, float]:

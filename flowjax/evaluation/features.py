@@ -1,4 +1,5 @@
-r"""What distances are measured on: the points themselves, or the penultimate layer of a small digits classifier.
+r"""What distances are measured on: the points themselves, the penultimate layer of a small digits classifier, or a layer
+of a published image network (image_features.py). FEATURES, the table of all, is in judging.py.
 
 Digits have no public extractor that means anything at 8 x 8, so we train one: a convolutional classifier whose data,
 order, network and optimizer are fixed by RECIPE. It is trained at first use, in a few seconds and always on the CPU,
@@ -19,6 +20,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,12 +56,25 @@ class Features:
       embed: samples [n, ...] -> features [n, f].
       classify: samples -> labels [n], or None when it is no classifier.
       accuracy: of the classifier on held-out data.
+      embed_real: the same as `embed` for real examples, which will be asked for again: may keep what it finds on disk.
+      described: plain values for receipts, that tell these features from all others (layer, hash of the weights).
     """
 
     name: str
     embed: Callable[[np.ndarray], np.ndarray]
     classify: Callable[[np.ndarray], np.ndarray] | None = None
     accuracy: float | None = None
+    embed_real: Callable[[np.ndarray], np.ndarray] | None = None
+    described: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def real(self, samples: np.ndarray) -> np.ndarray:
+        """Features of real examples."""
+        return (self.embed_real or self.embed)(samples)
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        """What a receipt says about these features."""
+        return {"name": self.name, **self.described}
 
 
 def identity() -> Features:
@@ -194,7 +209,6 @@ def digits_classifier() -> Features:
             f"The digits classifier gets {accuracy:.1%} of the held-out digits right; measuring with it needs "
             f"{MINIMUM_ACCURACY:.0%}. Delete {path} to train it again."
         )
-    return Features("digits_classifier", lambda samples: in_chunks(embed, samples) / unit, classify, accuracy)
-
-
-FEATURES = {"identity": identity, "digits": digits_classifier}
+    described = {"layer": "penultimate", "recipe": _recipe_hash()}
+    read = lambda samples: in_chunks(embed, samples) / unit
+    return Features("digits_classifier", read, classify, accuracy, described=described)

@@ -39,7 +39,7 @@ REQUIRED = (
     "command",
 )
 # What a repetition of the same measurement may change. Everything else makes another receipt, with another file name.
-OUTCOME = ("value", "std", "floor", "commit", "hardware", "seconds", "sampling_seconds", "command")
+OUTCOME = ("value", "std", "interval", "floor", "floor_std", "commit", "hardware", "seconds", "sampling_seconds", "command")
 # An absolute path: a slash (or a Windows drive) at the start of a word or behind "=", ":", a quote or a bracket. The
 # lookahead spares the two slashes of an address like gs://bucket.
 ABSOLUTE = re.compile(
@@ -133,7 +133,8 @@ def make_receipt(
       evaluator: the evaluator with its reference, as "sliced_w2 against 1,797 digits".
       samples: how many samples the number rests on.
       **extra: anything else; `commit`, `hardware` and `command` may be overridden; `floor` (the value of real against
-        real), `std` and `better` ("lower" or "higher") are shown in the report.
+        real) with `floor_std`, `interval` ([low, high], 95%), `std` and `better` ("lower" or "higher") are shown in the
+        report, and `features` says what a distance was measured on.
     """
     receipt = dict(
         metric=metric,

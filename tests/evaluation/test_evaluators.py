@@ -8,6 +8,7 @@ from flowjax.data import SOURCES, ArraySource
 from flowjax.evaluation import EVALUATORS
 from flowjax.evaluation.evaluators import disjoint_real_sets, quantised
 from flowjax.evaluation.features import Features, identity
+from flowjax.evaluation.judging import receipt_fields
 
 MIXTURE = SOURCES["mixture"]()
 DIGITS = SOURCES["digits"]()
@@ -45,7 +46,7 @@ def test_the_floor_falls_with_the_number_of_samples():
 
 
 def test_values_floors_and_samples_all_have_one_count():
-    seen = []
+    seen, sizes = [], []
 
     class Spy:
         def __call__(self, samples):
@@ -54,12 +55,45 @@ def test_values_floors_and_samples_all_have_one_count():
 
     from flowjax.evaluation.evaluators import Compared
 
-    judge = Compared(
-        lambda one, other: {"gap": float(len(one) - len(other))}, DIGITS, Features("spy", Spy()), "test", 0
-    )
+    def measure(one, other):
+        sizes.append((len(one), len(other)))
+        return {"gap": float(len(one) - len(other))}
+
+    judge = Compared(measure, DIGITS, Features("spy", Spy()), "test", 0, pairs=3)
+    half = len(DIGITS.reference("test")["data"]) // 2
     result = judge(np.zeros((1000, 8, 8, 1), np.float32), {})
-    assert set(seen) == {len(DIGITS.reference("test")["data"]) // 2}
-    assert result["gap"] == result["gap_floor"] == 0 and result["count"] == seen[0]
+    assert seen == [2 * half, half] and set(sizes) == {(half, half)} and len(sizes) == 4
+    assert result["gap"] == result["gap_floor"] == result["gap_floor_std"] == 0 and result["count"] == half
+    judge(np.zeros((1000, 8, 8, 1), np.float32), {})
+    assert seen == [2 * half, half, half]  # real examples are embedded once
+
+
+@pytest.mark.parametrize("name", ["sliced_w2", "frechet", "kid", "precision_recall"])
+def test_figures_have_intervals_and_floors_with_deviations(name):
+    judge = evaluator(name, **({"subsets": 5} if name == "kid" else {}))
+    result = judge(perfect(300) * 0.9, {})
+    for metric in ("precision", "recall") if name == "precision_recall" else (name,):
+        low, high = result[metric + "_low"], result[metric + "_high"]
+        assert low <= result[metric] <= high and low < high
+        assert result[metric + "_floor_std"] > 0
+        fields = receipt_fields(judge, result, metric)
+        assert fields["interval"] == [low, high] and fields["floor_std"] == result[metric + "_floor_std"]
+        assert fields["features"] == {"name": "identity"} and fields["floor_pairs"] == 8
+        assert fields.get("better") == ("higher" if name == "precision_recall" else None)
+    plain = evaluator(name, groups=0, pairs=1, **({"subsets": 5} if name == "kid" else {}))(perfect(300), {})
+    assert not [key for key in plain if key.endswith(("_low", "_high", "_floor_std"))]
+    few = judge(perfect(30), {})  # too few to leave groups out of: the figure stands without an interval
+    assert not [key for key in few if key.endswith("_low")]
+
+
+def test_a_perfect_model_lies_within_the_floor_and_its_deviation():
+    judge = evaluator("frechet")
+    scores = []
+    for seed in range(8):
+        result = judge(MIXTURE.reference("train", 300, seed=seed)["data"], {})
+        scores.append((result["frechet"] - result["frechet_floor"]) / result["frechet_floor_std"])
+    assert np.median(np.abs(scores)) < 2
+    assert (judge(perfect(300) * 0.8, {})["frechet"] - result["frechet_floor"]) / result["frechet_floor_std"] > 5
 
 
 def test_real_sets_are_disjoint():
@@ -107,20 +141,23 @@ def test_mode_weights_against_its_floor():
 
 def test_class_accuracy(monkeypatch):
     # A stand-in whose answer is the brightest of the first ten pixels, so the expected share is known exactly.
-    from flowjax.evaluation import evaluators
+    from flowjax.evaluation import judging
 
     classify = lambda samples: samples.reshape(len(samples), -1)[:, :10].argmax(1).astype(np.int32)
     stand_in = Features("stand-in", identity().embed, classify, 0.99)
-    monkeypatch.setattr(evaluators, "FEATURES", {"digits": lambda: stand_in, "identity": identity})
+    monkeypatch.setattr(judging, "FEATURES", {"digits": lambda: stand_in, "identity": identity})
     labels = np.arange(40, dtype=np.int32) % 10
     samples = np.full((40, 64), -1, np.float32)
     samples[np.arange(40), labels] = 1
     samples = samples.reshape(40, 8, 8, 1)
     judge = evaluator("class_accuracy", DIGITS)
-    assert judge(samples, {"label": labels}) == {"class_accuracy": 1.0, "class_accuracy_real": 0.99}
+    everything = judge(samples, {"label": labels})
+    assert (everything["class_accuracy"], everything["class_accuracy_real"]) == (1.0, 0.99)
+    assert (everything["class_accuracy_low"], everything["class_accuracy_high"]) == (1.0, 1.0)
     asked = labels.copy()
     asked[:10] = (asked[:10] + 1) % 10
-    assert judge(samples, {"label": asked})["class_accuracy"] == 0.75
+    result = judge(samples, {"label": asked})
+    assert result["class_accuracy_low"] < result["class_accuracy"] == 0.75 < result["class_accuracy_high"]
     with pytest.raises(ValueError, match="needs the labels"):
         judge(samples, {})
     with pytest.raises(ValueError, match="40 samples and 39 labels"):
@@ -134,6 +171,35 @@ def test_nearest_neighbour_finds_copies():
     held_out = judge(DIGITS.reference("test")["data"], {})
     assert held_out["nearest_train_ratio"] == 1
     assert held_out["copies"] == pytest.approx(0.01, abs=0.005)
+    assert held_out["copies_low"] <= held_out["copies"] <= held_out["copies_high"]
+    assert judge.description["features"] == {"name": "identity"}
+
+
+def test_the_closest_pairs_are_shown_side_by_side():
+    train = DIGITS.reference("train")["data"]
+    wobble = np.random.default_rng(0).uniform(0.3, 1.0, (20, 1, 1, 1)).astype(np.float32)
+    samples = np.concatenate([train[100:105], -train[:20] * wobble])  # five copies among others
+    judge = evaluator("nearest_neighbour", DIGITS, pairs=4)
+    generated, real, gaps = judge.closest(samples)
+    np.testing.assert_array_equal(generated, real)
+    assert (gaps == 0).all() and len(gaps) == 4
+    picture = judge.picture(samples, {})
+    assert picture.dtype == np.uint8 and picture.ndim == 3
+    # Rows of two pairs: the left and the right image of each pair are the same pixels.
+    scale = picture.shape[1] // (4 * 9 + 1)
+    small = picture[::scale, ::scale]
+    np.testing.assert_array_equal(small[1:9, 1:9], small[1:9, 10:18])
+
+
+def test_nearest_neighbours_in_features_find_what_pixels_miss(monkeypatch):
+    # Stand-in features that ignore the sign of an image, so that a negative is a copy.
+    from flowjax.evaluation import judging
+
+    unsigned = lambda samples: np.abs(np.asarray(samples, np.float32)).reshape(len(samples), -1)
+    monkeypatch.setitem(judging.FEATURES, "unsigned", lambda: Features("unsigned", unsigned))
+    negatives = -DIGITS.reference("train", 50)["data"]
+    assert evaluator("nearest_neighbour", DIGITS)(negatives, {})["copies"] == 0
+    assert evaluator("nearest_neighbour", DIGITS, features="unsigned")(negatives, {})["copies"] == 1
 
 
 def test_unsuitable_sources_and_samples_are_refused():
