@@ -5,12 +5,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import grain
 import numpy as np
 
 from flowjax.choices import build
 from flowjax.contract import DataSpec
+from flowjax.data import draws
 from flowjax.data.caches import Cache, CacheError, open_cache
-from flowjax.data.sources import ArraySource, RecordSource
+from flowjax.data.fingerprints import plain_hash, source_fingerprint, tree_hash
+from flowjax.data.sources import ArraySource, RecordSource, examples_at
 
 
 class _Wide:
@@ -44,10 +47,73 @@ class _Joined:
         return self._records[index], {name: value[int(index)] for name, value in self._rows.items()}
 
 
-def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource:
+@dataclasses.dataclass(frozen=True)
+class JoinedSource:
+    """A source that takes its examples in the order of `sources.examples_at`, with cached arrays beside them.
+
+    Attributes:
+      source: where the rest of an example comes from.
+      train: the cached arrays of the training examples.
+      test: of the held-out ones.
+      spec: with the cached arrays.
+      dropped: the names that the cached arrays replace.
+    """
+
+    source: Any
+    train: Mapping[str, Any]
+    test: Mapping[str, Any]
+    spec: DataSpec
+    dropped: frozenset[str]
+
+    @property
+    def size(self) -> int:
+        """The number of training examples."""
+        return self.source.size
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "source":
+            raise AttributeError(name)
+        return getattr(self.source, name)  # tokenizer, captions, levels, labels, card
+
+    def _join(self, rows: Mapping[str, Any], cached: Mapping[str, Any], places: np.ndarray) -> dict[str, np.ndarray]:
+        own = {name: value for name, value in rows.items() if name not in self.dropped}
+        return {**own, **{name: value[places] for name, value in cached.items()}}
+
+    def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
+        """Item k: the source's rows of step k, and the cached rows of the same examples."""
+
+        def join(step: int, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            first = step * batch_size
+            return self._join(rows, self.train, examples_at(seed, first + start, first + stop, self.size))
+
+        return self.source.dataset(seed, batch_size, start, stop).map_with_index(join)
+
+    def examples(self, split: str, first: int, last: int) -> dict[str, np.ndarray]:
+        """The examples first..last of a split (train or test) as they are stored, never augmented."""
+        cached = self.train if split == "train" else self.test
+        return self._join(self.source.examples(split, first, last), cached, np.arange(first, last))
+
+    def fingerprint(self) -> str:
+        """A hash of the source and the cached arrays."""
+        return plain_hash(source=source_fingerprint(self.source), arrays=tree_hash([dict(self.train), dict(self.test)]))
+
+    def reference(self, split: str = "test", count: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+        """The source's examples of a split with their cached arrays."""
+        rows = self.source.reference(split, count, seed)
+        parts = {"train": (self.train,), "test": (self.test,), "all": (self.train, self.test)}[split]
+        cached = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in self.train}
+        size = len(next(iter(cached.values())))
+        places = np.arange(size)
+        if count is not None:  # as every finite source chooses them
+            places = draws.generator(seed, draws.REFERENCE_TEST).permutation(size)[:count]
+        return self._join(rows, cached, places)
+
+
+def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource | JoinedSource:
     """The examples of a source with the arrays of its cache added or put in the place of their own.
 
-    Cached `text` replaces `tokens`. Cached `data` (latents) makes the pictures unnecessary: they are not read any more.
+    Cached `text` replaces `tokens`; of a picture with several captions the first is the one in the cache. Cached `data`
+    (latents) makes the pictures unnecessary: they are not read any more.
 
     Args:
       source: what the cache was made of (open_cache checks that).
@@ -76,9 +142,11 @@ def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource:
         return dataclasses.replace(source, records=records, test=test, decode=decode, spec=spec, identity="")
     if "data" in names:
         return ArraySource(arrays["train"], arrays["test"], spec)
+    if source.size is not None and hasattr(source, "examples"):
+        return JoinedSource(source, arrays["train"], arrays["test"], spec, frozenset(dropped))
     raise CacheError(
-        f"The cache {cache.folder} holds {', '.join(sorted(names))} of a source that is no store of arrays or records "
-        f"({type(source).__name__}), so its rows cannot be joined to it. Let `encode` return `data` as well."
+        f"The cache {cache.folder} holds {', '.join(sorted(names))} of a source without an end ({type(source).__name__}), "
+        "whose examples never come again. Let `encode` return `data` as well."
     )
 
 
@@ -100,7 +168,7 @@ def _spec(spec: DataSpec, arrays: Mapping[str, Any]) -> DataSpec:
 
 def cached(
     folder: str, source: dict, encoder: dict | None = None, seed: int = 0, total_steps: int | None = None
-) -> ArraySource | RecordSource:
+) -> ArraySource | RecordSource | JoinedSource:
     """A source read through the cache of an encoder (flowjax/data/caches.py), which must be of this very source.
 
     Args:

@@ -9,11 +9,13 @@ import pytest
 
 from flowjax.choices import build
 from flowjax.contract import DataSpec
-from flowjax.data import SOURCES, ArraySource, RecordSource, caches, check_batch, make_iterator
+from flowjax.data import SOURCES, ArraySource, RecordSource, caches, check_batch, make_iterator, mixed
 from flowjax.data.cached import with_cache
 from flowjax.data.caches import CacheError, build_cache, encoder_parts, open_cache
 from flowjax.data.fingerprints import records_hash, source_fingerprint, tree_hash
+from flowjax.data.pictures import MemoryPictures, picture_source
 from flowjax.data.points import moons
+from flowjax.data.turns import make_schedule
 
 RNG = np.random.default_rng(0)
 PIXELS, TOKENS = RNG.normal(size=(2600, 3)).astype(np.float32), RNG.integers(1, 9, (2600, 4)).astype(np.int32)
@@ -70,6 +72,35 @@ def test_sources_know_what_they_are():
             return moons().dataset(seed, batch_size, start, stop)
 
     assert source_fingerprint(Plain()) == source_fingerprint(Plain())
+
+
+def captioned_pictures():
+    """A source of pictures with their captions, which draws its examples itself."""
+    captions = [(f"{'red' if i % 3 else 'blue'} {i % 7}",) for i in range(60)]
+    pixels = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    train, test = MemoryPictures(pixels[:40], None, captions[:40]), MemoryPictures(pixels[40:], None, captions[40:])
+    return picture_source(train, test, (4, 4, 3), 0.5, None, dict(name="words"), 0)
+
+
+def test_cached_text_of_a_source_that_draws_by_itself(tmp_path):
+    source = captioned_pictures()
+    table = RNG.normal(size=(source.spec.vocabulary, 5)).astype(np.float32)
+    read = lambda rows: {"text": table[rows["tokens"]], "text_mask": rows["tokens"] > 0}
+    both = with_cache(source, build_cache(tmp_path / "text", source, read, encoder_parts("table", table)))
+    assert both.size == 40 and both.spec.text_channels == 5 and both.levels == 256
+    plain, joined = make_iterator(source, 16, seed=4), make_iterator(both, 16, seed=4)
+    for _ in range(6):
+        expected, batch = next(plain), next(joined)
+        check_batch(batch, both.spec)
+        assert "tokens" not in batch
+        np.testing.assert_array_equal(batch["data"], expected["data"])
+        np.testing.assert_array_equal(batch["text"], table[expected["tokens"]])
+    for options in (("train",), ("test", 7, 3), ("all", 50, 1)):
+        np.testing.assert_array_equal(both.reference(*options)["text"], table[source.reference(*options)["tokens"]])
+    np.testing.assert_array_equal(both.examples("test", 3, 9)["text"], both.reference("test")["text"][3:9])
+    assert source_fingerprint(both) != source_fingerprint(source)
+    mixture = mixed([both, both], make_schedule(2, None, (), None))
+    assert next(make_iterator(mixture, 8))["text"].shape == (8, source.spec.text_length, 5)
 
 
 @pytest.mark.parametrize("make", [captioned, captioned_records])
