@@ -172,9 +172,12 @@ class Logbook:
             write_report(self.run.workdir)
 
     def _count_flops(self) -> float | None:
-        """Operations a step, averaged over a cycle of all phases; None where there is nothing to count them from."""
+        """Operations a step, averaged over a cycle of all phases; None where there is nothing to count them from.
+
+        Batches of several shapes have several counts, and nothing says here how often each will come: None as well.
+        """
         executor, method = self.run.executor, self.run.method
-        if not isinstance(executor, JitExecutor) or method.collect is not None:
+        if not isinstance(executor, JitExecutor) or method.collect is not None or self.run.source.spec.shapes:
             return None
         dues = method.cycle()
         counted = {due: update_flops(self.run, executor, due) for due in set(dues) if due}

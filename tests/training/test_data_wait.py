@@ -1,4 +1,4 @@
-"""The share of time that the device waits for data: high with a slow source, low with a fast one; threads make up for slowness."""
+"""The share of time that the device waits for data: high with a slow source, low with a fast one; what threads do for it."""
 
 import io
 import json
