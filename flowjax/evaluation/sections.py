@@ -101,12 +101,18 @@ def results(run: Run) -> str:
         return missing("No receipts in <code>receipts/</code> yet. An evaluation writes one for each number.")
     newest: dict[tuple, dict] = {}
     for receipt in sorted(made, key=lambda item: number(item["images_seen"]) or 0):
-        newest[tuple(str(receipt.get(key)) for key in ("metric", "sampler", "nfe", "guidance_scale", "ema"))] = receipt
+        told_apart = ("metric", "features", "sampler", "nfe", "guidance_scale", "ema")
+        newest[tuple(str(receipt.get(key)) for key in told_apart)] = receipt
     cards = []
     for receipt in list(newest.values())[:12]:
-        value, floor = number(receipt["value"]), floors(run).get(receipt["metric"])
+        value, floor = number(receipt["value"]), number(receipt.get("floor"))
+        floor = floors(run).get(receipt["metric"]) if floor is None else floor
         spread = f" ± {number_text(receipt['std'])}" if number(receipt.get("std")) is not None else ""
+        ends = [number(end) for end in receipt.get("interval") or ()]
+        known = len(ends) == 2 and None not in ends
+        interval = f'<p class="floor">95%: {number_text(ends[0])} to {number_text(ends[1])}</p>' if known else ""
         how = [str(receipt["sampler"])]
+        how += [f"on {_words_of_features(receipt['features'])}"] if receipt.get("features") else []
         how += [f"{receipt['nfe']} evaluations"] if receipt["nfe"] is not None else []
         how += (
             [f"guidance {number_text(receipt['guidance_scale'])}"]
@@ -120,23 +126,34 @@ def results(run: Run) -> str:
             part = (value / floor if higher else floor / value) if floor and value else 0.0
             filled = 100 * min(1.0, max(0.0, part))
             times = f" ({value / floor:.3g}×)" if floor > 0 else ""
+            deviation = number(receipt.get("floor_std"))
+            deviation = f" ± {number_text(deviation)}" if deviation is not None else ""
             compared = (
                 f'<div class="meter" aria-hidden="true"><i style="width:{filled:.0f}%"></i></div>'
-                f'<p class="floor">Real against real: {number_text(floor)}{times}</p>'
+                f'<p class="floor">Real against real: {number_text(floor)}{deviation}{times}</p>'
             )
         shown = number_text(value) if value is not None else escape(receipt["value"])
         count = number(receipt["samples"])
         cards.append(
             f'<article class="card"><h3>{escape(str(receipt["metric"]).replace("_", " "))}</h3>'
-            f'<p class="value">{shown}{spread}</p>{compared}<p>{escape(", ".join(how))}</p>'
+            f'<p class="value">{shown}{spread}</p>{interval}{compared}<p>{escape(", ".join(how))}</p>'
             f"<p>{f'{count:,.0f}' if count is not None else escape(receipt['samples'])} samples</p></article>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
+def _words_of_features(features: Any) -> str:
+    """What a figure was measured on: 'efficientnet lite0, layer b10'."""
+    if not isinstance(features, Mapping):
+        return str(features)
+    layer = f", layer {features['layer']}" if features.get("layer") else ""
+    return "pixels" if features.get("name") == "identity" else str(features.get("name")).replace("_", " ") + layer
+
+
 def _accompanies(name: str, names: Collection[str]) -> bool:
-    """Whether a figure only belongs to another: x_floor, x_ratio, x_std and x_real stand beside x."""
-    bases = (name.removesuffix(end) for end in ("_floor", "_ratio", "_std", "_real"))
+    """Whether a figure only belongs to another: x_floor, x_ratio, x_std, x_real, x_low, x_high ... stand beside x."""
+    ends = ("_floor", "_ratio", "_std", "_floor_std", "_real", "_chance", "_low", "_high")
+    bases = (name.removesuffix(end) for end in ends)
     return any(base != name and base in names for base in bases)
 
 

@@ -16,7 +16,8 @@ from flowjax.arrays import example_keys
 from flowjax.choices import build, choose
 from flowjax.config import ConfigError
 from flowjax.data.pipeline import evaluation_batches
-from flowjax.evaluation import EVALUATORS, HIGHER_IS_BETTER, pictures, run_files
+from flowjax.evaluation import EVALUATORS, pictures, run_files
+from flowjax.evaluation.judging import BESIDE, receipt_fields
 from flowjax.evaluation.receipts import make_receipt
 from flowjax.training.run import Run
 from flowjax.training.sharding import BATCH
@@ -168,10 +169,16 @@ def evaluate(
     role = run.method.samplers[sampler].role
     values, receipts = {}, []
     for name, evaluator in evaluators.items():
-        measured = evaluator(samples, conditions)
+        measured = dict(evaluator(samples, conditions))
         used = int(measured.pop("count", count))
+        picture = evaluator.picture(samples, conditions) if hasattr(evaluator, "picture") else None
+        if picture is not None and run.workdir is not None and jax.process_index() == 0:
+            pictures.save_png(run.workdir / run_files.SAMPLES / f"{step:08d}_{name}.png", picture)
         for metric, value in measured.items():
-            values[metric] = float(value)
+            # Two evaluators may have one metric (a distance on two networks): the second goes by its own name as well.
+            values[f"{name}/{metric}" if metric in values else metric] = float(value)
+            if metric.endswith(BESIDE):
+                continue
             receipts.append(
                 make_receipt(
                     metric=metric,
@@ -188,8 +195,7 @@ def evaluate(
                     evaluator=name,
                     samples=used,
                     step=step,
-                    **({"better": "higher"} if metric in HIGHER_IS_BETTER else {}),
-                    **({"floor": measured[f"{metric}_floor"]} if f"{metric}_floor" in measured else {}),
+                    **receipt_fields(evaluator, measured, metric),
                     sampling_seconds=drawing,
                     sampler_options=description,
                 )

@@ -228,3 +228,25 @@ def test_no_horizontal_scroll_in_a_browser(run_directory, text, tmp_path, width)
     page_width, window_width, tips, sliders = map(int, seen[1].split(","))
     assert window_width == width and page_width <= width
     assert tips >= 8 and sliders == 2  # the script ran to its end, under the page's policy
+
+
+def test_a_card_says_on_what_within_which_interval_and_beside_which_floor(tmp_path):
+    from fake_run import CONFIG
+
+    from flowjax.evaluation.receipts import make_receipt, write_receipt
+
+    directory = fake_run(tmp_path / "run")
+    for layer, value, floor in (("b10", 41.5, 24.25), ("b15", 512.0, 300.0)):
+        features = dict(name="efficientnet_lite0", layer=layer, input_size=96, weights="0123456789abcdef")
+        receipt = make_receipt(
+            "frechet", value, config=CONFIG, config_path="config.json", seed=0, images_seen=1000, seconds=1.0,
+            sampler="heun", nfe=39, guidance_scale=None, ema="ema", evaluator="frechet", samples=600, floor=floor,
+            floor_std=1.5, interval=[value - 2, value + 2], features=features, commit="0123456789abcdef",
+            hardware="1 x Test Device", command="python -m flowjax.main",
+        )  # fmt: skip
+        write_receipt(directory / "receipts", receipt)
+    page = Page(report.write_report(directory).read_text())
+    for words in ("95%: 39.5 to 43.5", "Real against real: 24.2 ± 1.5", "on efficientnet lite0, layer b10"):
+        assert words in page.text
+    for words in ("95%: 510 to 514", "Real against real: 300 ± 1.5", "on efficientnet lite0, layer b15"):
+        assert words in page.text
