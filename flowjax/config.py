@@ -279,8 +279,8 @@ def validate(config: ConfigDict) -> None:
             raise ConfigError(f"sample.prompts has {prompt!r}; expected texts, as in ('a red circle', 'two dogs').")
     if len(config.sample.prompts) > config.sample.count:
         raise ConfigError(
-            f"sample.prompts has {len(config.sample.prompts)} texts, more than sample.count={config.sample.count}, the number of "
-            "pictures to draw. Raise sample.count."
+            f"sample.prompts has {len(config.sample.prompts)} texts, more than sample.count={config.sample.count}, the "
+            "number of pictures to draw. Raise sample.count."
         )
     _one_of(config, "precision", ("float32", "bfloat16"))
     _one_of(config, "parallel", ("jit", "pmap"))

@@ -25,19 +25,22 @@ def train_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Name
 def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Draws samples of the latest checkpoint into a picture and, with --out, an .npz file."""
     from flowjax.evaluation.pictures import save_png
+    from flowjax.training.conditions import captions_of, pictured_under
     from flowjax.training.sampling import Drawer, sample_picture
 
     run, params, step, name = _latest(config, workdir, options)
     count = options.count or config.sample.count
     drawer = Drawer(run)
-    conditions = drawer.conditions(name, count)
+    conditions = pictured_under(run, name, count)
     samples = drawer.draw(params, name, conditions, count, "pictures", min(count, config.evaluation.batch_size))
     file = workdir / "samples" / f"{step:08d}_{name}_{count}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_png(file, sample_picture(samples, run.source, conditions))
     print(f"{count} samples of step {step}: {file}")
     if options.out:
-        np.savez(options.out, samples=samples, **conditions)
+        captions = captions_of(run.source, conditions)
+        texts = {} if captions is None else {"captions": np.array(captions)}
+        np.savez(options.out, samples=samples, **conditions, **texts)
         print(f"arrays: {options.out}")
     return 0
 

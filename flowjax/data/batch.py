@@ -48,6 +48,7 @@ def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
         )
     if spec.num_classes is not None:
         _check_label(batch, spec.num_classes)
+    _check_captions(batch, spec)
 
 
 def _check_label(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
@@ -62,4 +63,31 @@ def _check_label(batch: Mapping[str, np.ndarray], num_classes: int) -> None:
         raise ValueError(
             f"The labels run from {label.min()} to {label.max()}; with num_classes={num_classes} they must "
             f"be in [0, {num_classes})."
+        )
+
+
+def _check_captions(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
+    if "tokens" in batch and not spec.text_length:
+        raise ValueError(
+            "The batch has 'tokens', but the data spec has no captions, so no one would read them. Give the spec "
+            "text_length and vocabulary, or leave the tokens out."
+        )
+    length, channels = spec.text_length, spec.text_channels
+    wanted = {"tokens": ((length,), np.int32)} if spec.vocabulary else {}
+    if channels:
+        wanted = {"text": ((length, channels), np.float32), "text_mask": ((length,), np.bool_)}
+    for name, (shape, kind) in wanted.items():
+        if name not in batch:
+            kinds = "vectors" if channels else "token ids"
+            raise ValueError(f"The data spec has captions of {length} {kinds}, but the batch has no '{name}'.")
+        if batch[name].shape[1:] != shape or batch[name].dtype != kind:
+            raise ValueError(
+                f"The batch entry '{name}' is {batch[name].dtype}{list(batch[name].shape)}; the data spec says "
+                f"{np.dtype(kind)}[examples, {', '.join(map(str, shape))}]."
+            )
+    tokens = batch["tokens"] if spec.vocabulary else np.zeros(0)
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < spec.vocabulary):
+        raise ValueError(
+            f"The token ids run from {tokens.min()} to {tokens.max()}; with vocabulary={spec.vocabulary} they must be in "
+            f"[0, {spec.vocabulary})."
         )

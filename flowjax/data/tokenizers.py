@@ -284,6 +284,12 @@ class WordPieces:
         return fingerprint(name="wordpiece", model=self.model.digest, length=self.length)
 
 
+def strictly(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer that refuses what it does not know: for prompts, where a person is there to be told."""
+    has_choice = any(field.name == "strict" for field in dataclasses.fields(tokenizer))
+    return dataclasses.replace(tokenizer, strict=True) if has_choice else tokenizer
+
+
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"words": words, "bytes": utf8, "wordpiece": word_pieces}
 
 

@@ -7,7 +7,7 @@ sees what the model made, not what an interpolation made of it.
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
@@ -16,6 +16,8 @@ from flowjax.evaluation.run_files import write_atomically
 
 SIZE_LIMIT = 300_000  # bytes; a page with forty of them still opens at once
 TARGET_WIDTH = 768  # pixels; grids are enlarged towards it
+CAPTION_WIDTH = 112  # pixels; with captions an image is enlarged to at least that, for some twenty letters in a line
+CAPTION_LINES = 6
 
 
 def to_uint8(images: Shaped[np.ndarray, "*shape"], low: float = -1.0, high: float = 1.0) -> UInt8[np.ndarray, "*shape"]:
@@ -66,6 +68,75 @@ def grid(
             canvas[top : top + height, left : left + width] = pixels[index]
     scale = scale or max(1, TARGET_WIDTH // max(canvas.shape[:2]))
     return enlarge(canvas, scale)
+
+
+def captioned_grid(
+    images: Shaped[np.ndarray, "n h w c"],
+    captions: Sequence[str],
+    columns: int | None = None,
+    *,
+    low: float = -1.0,
+    high: float = 1.0,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Lays images out with the caption of each beneath it, in letters that can be read at the size of the picture.
+
+    Args:
+      images: n images with 1 or 3 channels (a fourth, alpha, is dropped), in [low, high] or uint8.
+      captions: n texts; one that takes more than CAPTION_LINES lines ends in an ellipsis.
+      columns: images in a row; by default the square root of n.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    n, height, width, channels = images.shape
+    if n == 0 or len(captions) != n:
+        raise ValueError(
+            f"A captioned grid needs a caption for each image; got {n} images and {len(captions)} captions."
+        )
+    if channels not in (1, 3, 4):
+        raise ValueError(f"A grid needs images with 1, 3 or 4 channels, last; got shape {images.shape}.")
+    pixels = to_uint8(images, low, high)
+    pixels = np.repeat(pixels, 3, axis=-1) if channels == 1 else pixels[..., :3]
+    scale = max(1, -(-CAPTION_WIDTH // width))
+    height, width, gap = height * scale, width * scale, 6
+    font = ImageFont.load_default(size=11)
+    line_height = 13
+    wrapped = [_wrap(caption, lambda text: font.getlength(text) <= width) for caption in captions]
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = [range(start, min(start + columns, n)) for start in range(0, n, columns)]
+    tops, top = [], gap
+    for row in rows:
+        tops.append(top)
+        top += height + max(len(wrapped[index]) for index in row) * line_height + 2 * gap
+    canvas = Image.new("RGB", (gap + columns * (width + gap), top), "white")
+    drawing = ImageDraw.Draw(canvas)
+    for row, top in zip(rows, tops):
+        for place, index in enumerate(row):
+            left = gap + place * (width + gap)
+            canvas.paste(Image.fromarray(enlarge(pixels[index], scale)), (left, top))
+            for line, text in enumerate(wrapped[index]):
+                drawing.text((left, top + height + 1 + line * line_height), text, fill="#333333", font=font)
+    return np.asarray(canvas)
+
+
+def _wrap(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Lines of whole words that fit, at most CAPTION_LINES; a word that is too long alone is cut."""
+    lines, current = [], ""
+    for word in text.split():
+        while not fits(word):
+            cut = next(count for count in range(len(word) - 1, 0, -1) if count == 1 or fits(word[:count]))
+            lines, current, word = [*lines, *([current] if current else []), word[:cut]], "", word[cut:]
+        joined = f"{current} {word}".strip()
+        if fits(joined):
+            current = joined
+        else:
+            lines, current = [*lines, current], word
+    lines += [current] if current else []
+    if len(lines) > CAPTION_LINES:
+        last = lines[CAPTION_LINES - 1]
+        while last and not fits(last + "…"):
+            last = last[:-1]
+        lines = [*lines[: CAPTION_LINES - 1], last + "…"]
+    return lines
 
 
 def enlarge(picture: UInt8[np.ndarray, "h w c"], factor: int) -> UInt8[np.ndarray, "height width c"]:

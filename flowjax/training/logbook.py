@@ -13,6 +13,7 @@ from flowjax.config import ConfigError, difference
 from flowjax.evaluation import run_files
 from flowjax.evaluation.receipts import write_receipt
 from flowjax.evaluation.report import write_report
+from flowjax.training.conditions import pictured_under
 from flowjax.training.executors import JitExecutor
 from flowjax.training.plan import update_flops
 from flowjax.training.run import Run
@@ -131,7 +132,7 @@ class Logbook:
         """One picture for every sampler, of the same noise each time."""
         count = self.config.sample.count
         for name in self.run.method.samplers:
-            conditions = self._drawer.conditions(name, count)
+            conditions = pictured_under(self.run, name, count)
             samples = self._drawer.draw(state.params, name, conditions, count, "pictures", count)
             self._writers.image(step, name, sample_picture(samples, self.run.source, conditions))
 

@@ -19,6 +19,7 @@ from flowjax.data.pipeline import evaluation_batches
 from flowjax.evaluation import EVALUATORS, pictures, run_files
 from flowjax.evaluation.judging import BESIDE, receipt_fields
 from flowjax.evaluation.receipts import make_receipt
+from flowjax.training.conditions import captions_of, drawn_under, pictured_under
 from flowjax.training.run import Run
 from flowjax.training.sharding import BATCH
 from flowjax.training.state import step_key
@@ -46,8 +47,9 @@ class Drawer:
         config, chosen = self.run.config, self.run.method.samplers[sampler]
         if chosen.reads:  # are there enough real examples for the pictures and the measurements?
             measured = config.evaluation.count if config.evaluators and sampler == self.run.default_sampler else 0
-            self.conditions(sampler, max(config.sample.count, measured))
-        conditions = {name: jnp.asarray(value) for name, value in self.conditions(sampler, 2).items()}
+            drawn_under(self.run, sampler, max(config.sample.count, measured))
+        pictured_under(self.run, sampler, config.sample.count)  # is every word of the prompts known?
+        conditions = {name: jnp.asarray(value) for name, value in drawn_under(self.run, sampler, 2).items()}
         keys = example_keys(jax.random.key(0), jnp.arange(2))
         jax.eval_shape(chosen.draw, self.run.executor.abstract.params, conditions, keys)
 
@@ -81,36 +83,18 @@ class Drawer:
             pieces.append(decode(np.asarray(samples)[batch["mask"] > 0]))
         return np.concatenate(pieces)
 
-    def conditions(self, sampler: str, count: int) -> dict[str, np.ndarray]:
-        """What `count` samples are drawn under: held-out examples where the sampler reads them, else `balanced`."""
-        reads = self.run.method.samplers[sampler].reads
-        if not reads:
-            return self.balanced(count)
-        try:
-            real = self.run.source.reference("test", count, self.run.config.seed)
-        except ValueError as error:
-            raise ConfigError(f"Sampler '{sampler}' reads real examples. {error}") from error
-        lacking = [name for name in reads if name not in real]
-        if lacking:
-            raise ConfigError(
-                f"Sampler '{sampler}' reads '{lacking[0]}' of real examples, which have {', '.join(sorted(real))}."
-            )
-        return {name: real[name] for name in (*reads, *(name for name in ("label",) if name in real))}
-
-    def balanced(self, count: int) -> dict[str, np.ndarray]:
-        """Conditions for `count` samples: every class in turn, or nothing where there are no classes."""
-        classes = self.run.source.spec.num_classes
-        return {} if classes is None else {"label": (np.arange(count) % classes).astype(np.int32)}
-
 
 def sample_picture(samples: np.ndarray, source: Any, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Samples as a person looks at them: images in rows of a class, points beside as many true ones.
+    """Samples as a person looks at them: images above their captions or in rows of a class, points beside true ones.
 
     A sample made from a real image stands to its right: a picture of reconstructions is one of pairs.
     """
     if samples.ndim == 4 and "data" in conditions and conditions["data"].shape == samples.shape:
         pairs = np.stack([conditions["data"], samples], axis=1).reshape(-1, *samples.shape[1:])
         return pictures.grid(pairs, columns=2 * math.ceil(math.sqrt(len(samples) / 2)))
+    captions = captions_of(source, conditions)
+    if samples.ndim == 4 and captions is not None:
+        return pictures.captioned_grid(samples, captions)
     if samples.ndim == 4:
         return pictures.grid(samples, labels=conditions.get("label"))
     if samples.ndim == 2 and samples.shape[1] == 2:
@@ -161,7 +145,7 @@ def evaluate(
     """
     config = run.config
     count = config.evaluation.count
-    conditions = drawer.conditions(sampler, count)
+    conditions = drawn_under(run, sampler, count)
     began = time.perf_counter()
     samples = drawer.draw(params, sampler, conditions, count, "evaluation", config.evaluation.batch_size)
     drawing = time.perf_counter() - began

@@ -56,3 +56,19 @@ def test_scatter_draws_both_panels_and_survives_nan():
     middle = full.shape[1] // 2
     assert teal(full[:, :middle]) > 1.3 * teal(half[:, :middle]) > 0
     assert (full[:, middle + 20 :] == half[:, middle + 20 :]).all()
+
+
+def test_captions_stand_under_their_own_images_and_are_cut_where_they_are_too_long():
+    black = np.full((3, 32, 32, 3), -1, np.float32)
+    one = pictures.captioned_grid(black, ["", "a red circle", ""], columns=3)
+    assert one.dtype == np.uint8 and one.shape == (6 + 128 + 13 + 12, 6 + 3 * 134, 3)
+    beneath = one[6 + 128 :]
+    ink = [bool((beneath[:, 6 + i * 134 : 6 + i * 134 + 128] < 128).any()) for i in range(3)]
+    assert ink == [False, True, False] and not one[6:134, 6:134].any()
+    fits = lambda text: len(text) <= 10
+    assert pictures._wrap("a red circle on white", fits) == ["a red", "circle on", "white"]
+    assert pictures._wrap("incomprehensibilities a", fits) == ["incomprehe", "nsibilitie", "s a"]
+    cut = pictures._wrap("word " * 30, fits)
+    assert len(cut) == pictures.CAPTION_LINES and cut[-1] == "word word…"
+    with pytest.raises(ValueError, match="3 images and 2 captions"):
+        pictures.captioned_grid(black, ["a", "b"])

@@ -11,6 +11,7 @@ from toys import toy_config
 from flowjax.config import ConfigError
 from flowjax.contract import Method, Phase, Role, Sampler
 from flowjax.data.digits import digits
+from flowjax.training.conditions import drawn_under
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, sample_picture, visible
 
@@ -52,7 +53,7 @@ def test_a_sampler_that_reads_real_examples_gets_held_out_ones_with_their_labels
     run = run_with(DIGITS)
     drawer, params = Drawer(run), {"student": {"gain": np.float32(0.5)}}
     drawer.check("half")
-    conditions = drawer.conditions("half", 20)
+    conditions = drawn_under(run, "half", 20)
     test = DIGITS.reference("test")
     for image, label in zip(conditions["data"], conditions["label"]):
         same = (test["data"] == image).all(axis=(1, 2, 3))
@@ -79,7 +80,7 @@ def test_too_few_real_examples_or_unknown_ones_are_refused_before_training():
 def test_codes_are_decoded_and_measured_against_what_they_are_codes_of():
     source = Negatives()
     drawer = Drawer(run_with(source))
-    conditions = drawer.conditions("half", 6)
+    conditions = drawn_under(drawer.run, "half", 6)
     samples = drawer.draw({"student": {"gain": np.float32(0.5)}}, "half", conditions, 6, "pictures", 4)
     np.testing.assert_array_equal(samples, -conditions["data"] / 2)
     assert visible(source) is DIGITS and visible(DIGITS) is DIGITS

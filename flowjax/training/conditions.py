@@ -1,0 +1,85 @@
+"""What samples are drawn under: every class in turn, held-out captions, prompts of the config, or real examples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flowjax.config import ConfigError
+from flowjax.data.tokenizers import strictly
+from flowjax.training.run import Run
+
+CAPTION = ("tokens", "text", "text_mask", "text_pooled")  # what a batch may hold of a caption
+Conditions = dict[str, np.ndarray]
+
+
+def drawn_under(run: Run, sampler: str, count: int) -> Conditions:
+    """The conditions of `count` measured samples.
+
+    A sampler that reads real examples gets held-out ones. Captions are those of held-out examples, the same ones each time
+    for a seed, and repeated from the first where there are fewer. Classes come in turn.
+    """
+    reads = run.method.samplers[sampler].reads
+    if reads:
+        return _real(run, sampler, reads, count)
+    spec = run.source.spec
+    if spec.text_length:
+        return _held_out_captions(run, count)
+    return {} if spec.num_classes is None else {"label": (np.arange(count) % spec.num_classes).astype(np.int32)}
+
+
+def pictured_under(run: Run, sampler: str, count: int) -> Conditions:
+    """The conditions of `count` samples for a picture: the prompts of the config where it has some."""
+    prompts = run.config.sample.prompts
+    if not prompts or run.method.samplers[sampler].reads:
+        return drawn_under(run, sampler, count)
+    return prompted(run.source, prompts, count)
+
+
+def prompted(source: Any, prompts: Sequence[str], count: int) -> Conditions:
+    """`count` samples of prompts, as many of each as can be, side by side; a label, if there is one, is left open."""
+    if count < len(prompts):
+        raise ConfigError(f"There are {len(prompts)} prompts (sample.prompts), but only {count} samples. Draw more.")
+    tokenizer = getattr(source, "tokenizer", None)
+    if tokenizer is None:
+        raise ConfigError("sample.prompts are set, but these data have no captions. Leave sample.prompts at ().")
+    try:
+        tokens = strictly(tokenizer).encode(list(prompts))
+    except ValueError as error:
+        raise ConfigError(f"sample.prompts: {error}") from error
+    conditions = {"tokens": tokens}
+    if source.spec.text_channels:
+        conditions |= source.encode_text(tokens)
+    if source.spec.num_classes is not None:
+        conditions["label"] = np.full(len(tokens), source.spec.num_classes, np.int32)  # the null label
+    return {name: value[np.arange(count) * len(prompts) // count] for name, value in conditions.items()}
+
+
+def captions_of(source: Any, conditions: Mapping[str, np.ndarray]) -> list[str] | None:
+    """The captions among the conditions as text, None where there are none."""
+    tokenizer = getattr(source, "tokenizer", None)
+    if tokenizer is None or "tokens" not in conditions:
+        return None
+    return tokenizer.decode(np.asarray(conditions["tokens"]))
+
+
+def _real(run: Run, sampler: str, reads: Sequence[str], count: int) -> Conditions:
+    try:
+        real = run.source.reference("test", count, run.config.seed)
+    except ValueError as error:
+        raise ConfigError(f"Sampler '{sampler}' reads real examples. {error}") from error
+    lacking = [name for name in reads if name not in real]
+    if lacking:
+        raise ConfigError(
+            f"Sampler '{sampler}' reads '{lacking[0]}' of real examples, which have {', '.join(sorted(real))}."
+        )
+    return {name: real[name] for name in (*reads, "label", *CAPTION) if name in real}
+
+
+def _held_out_captions(run: Run, count: int) -> Conditions:
+    try:
+        real = run.source.reference("test", count, run.config.seed)
+    except ValueError:  # fewer of them: all, and again from the first
+        real = run.source.reference("test", None, run.config.seed)
+    rows = np.arange(count) % len(real["data"])
+    return {name: real[name][rows] for name in ("label", *CAPTION) if name in real}
