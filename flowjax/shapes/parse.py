@@ -25,6 +25,7 @@ CHUNK = 256  # pictures read at a time: their arrays then stay near the processo
 WELL_DRAWN = 0.08  # the largest unexplained share of an object that still has a name
 VISIBLE = 0.85  # the smallest share of an object that nothing else may hide
 NOISE = 12.0  # the largest standard deviation, in grey levels, that is put down to noise
+FAINT = 32.0  # how far from the background, in grey levels, a blot may be without counting
 LEAST_BACKGROUND = 0.2  # the share of a picture; four large squares leave a third of it free
 SPECK = 0.0028  # the least area that is looked at, in squares of the shorter side: 3 pixels at 32 x 32
 LEAST_AREA = 3  # and in pixels
@@ -148,7 +149,8 @@ def _objects(look: "_Look", written: np.ndarray, recognised: np.ndarray, side: i
         if stage == 0:
             open_ = np.append(False, ~named)[labels]
         open_ &= ~segment.grow(taken)
-    # What no stage could name.
+    # What no stage could name, and what is too faint to be an object but can be seen.
+    open_ |= look.visible & ~segment.grow(segment.grow(taken))
     labels, picture, box = segment.connected(open_, least_area)
     colour = _vote(look.paint, look.coverage, labels, len(picture))
     nothing = np.full(len(picture), UNKNOWN)
@@ -170,6 +172,7 @@ class _Look:
     generous: np.ndarray
     middling: np.ndarray
     strict: np.ndarray
+    visible: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> "_Look":
         return _Look(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
@@ -181,10 +184,13 @@ def _look(pixels: np.ndarray, code: np.ndarray, background: np.ndarray) -> _Look
     coverage, bright = table["coverage"][at], table["bright"][at]
     colour = segment.BACKGROUND_RGB[background]
     q = pixels - colour[:, None, None]
-    free = (~segment.grow(coverage > 0.25)).reshape(len(q), -1)
-    spread = ((q * q).sum(-1).reshape(len(q), -1) * free).sum(1) / np.maximum(3 * free.sum(1), 1)
-    noise = np.minimum(np.sqrt(spread), NOISE)
-    return _Look(q, colour, noise, table["paint"][at], coverage, coverage > 0.5, coverage > 0.8, bright > 0.5)
+    away = (q * q).sum(-1)
+    free = ~segment.grow(coverage > 0.25)
+    noise = np.sqrt((away * free).sum((1, 2)) / np.maximum(3 * free.sum((1, 2)), 1))
+    noise = np.minimum(noise, NOISE)
+    visible = away > np.maximum(FAINT, 4 * noise)[:, None, None] ** 2
+    masks = coverage > 0.5, coverage > 0.8, bright > 0.5, visible
+    return _Look(q, colour, noise, table["paint"][at], coverage, *masks)
 
 
 def _parse(pixels: np.ndarray) -> Scene:

@@ -253,6 +253,7 @@ def judge(scene: Scene, requirement: Requirement) -> dict[str, Float[np.ndarray,
         said[name], right[name] = asked != _UNSAID, asked == getattr(scene, name)
     every = _assignable(fits, stands, requirement, scene.count)
     for name in ("background", "word"):
-        every &= right[name] | ~said[name]
+        # What is there and cannot be read (-1, see flowjax/shapes/parse.py) is wrong, whatever the caption leaves open.
+        every &= (right[name] | ~said[name]) & (getattr(scene, name) >= 0)
     said["all"], right["all"] = np.ones(len(scene), bool), every
     return {name: np.where(said[name], right[name].astype(float), np.nan) for name in VERDICTS}

@@ -48,10 +48,13 @@ def _segment(p: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndar
 
 @functools.cache
 def tables() -> dict[str, np.ndarray]:
-    """`near`: the background within _NEAR of a pixel, -1 for none [codes]; then [backgrounds, codes] each:
+    """What each pixel can be.
 
-    `coverage`: the largest of the possible paints, bright, dark or ink; `bright`: of the best paint, bright or ink, alone; `paint`: the
-    index of the best paint, INK_PAINT for ink.
+    Returns:
+      near: the background within _NEAR of a pixel, -1 for none [codes]; then, [backgrounds, codes] each,
+      coverage: the largest of the possible paints, bright, dark or ink;
+      bright: the coverage of the best paint among the bright ones and ink;
+      paint: the index of the best paint, INK_PAINT for ink.
     """
     step = 256 >> _BITS
     levels = np.arange(0, 256, step, dtype=np.float32) + (step - 1) / 2
