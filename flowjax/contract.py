@@ -45,14 +45,15 @@ class Track:
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """One parameter tree: where it starts (exactly one of init, copy_of, restore_from) and how it changes.
+    """One parameter tree: where it starts (exactly one of init, copy_of, restore_from, load) and how it changes.
 
-    A restored role may have an init as well: it is not run, but every restored array is held against its shapes.
+    A restored or loaded role may have an init as well: it is not run, but every array is held against its shapes.
 
     Attributes:
       init: key -> tree.
       copy_of: the role whose initial values this one takes.
       restore_from: `RUN_DIRECTORY` or `RUN_DIRECTORY:role`, a role of a finished run's latest checkpoint.
+      load: () -> tree of NumPy arrays, such as published weights; called once, on the host, when a run begins.
       tx: the optimizer; None freezes the role.
       track: follow another role after each step; excludes `tx`.
       learning_rate: the schedule inside `tx`, for the logs.
@@ -61,6 +62,7 @@ class Role:
     init: Callable[[Key[Array, ""]], PyTree] | None = None
     copy_of: str | None = None
     restore_from: str | None = None
+    load: Callable[[], PyTree] | None = None
     tx: optax.GradientTransformation | None = None
     track: Track | None = None
     learning_rate: Callable | None = None
@@ -198,10 +200,10 @@ class Method:
             )
 
     def _check_role(self, name: str, role: Role) -> None:
-        sources = [key for key in ("init", "copy_of", "restore_from") if getattr(role, key) is not None]
-        if len(sources) != 1 and sources != ["init", "restore_from"]:
+        sources = [key for key in ("init", "copy_of", "restore_from", "load") if getattr(role, key) is not None]
+        if len(sources) != 1 and sources not in (["init", "restore_from"], ["init", "load"]):
             raise ValueError(
-                f"Role '{name}' must start from exactly one of init, copy_of and restore_from; it has "
+                f"Role '{name}' must start from exactly one of init, copy_of, restore_from and load; it has "
                 f"{', '.join(sources) or 'none'}."
             )
         if role.tx is not None and role.track is not None:

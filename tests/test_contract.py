@@ -20,7 +20,7 @@ FIT = {"fit": Phase(LOSS, ("student",))}
         (dict(student=STUDENT), dict(fit=Phase(LOSS, ("studnt",))), "role 'studnt', which .* Did you mean 'student'"),
         (dict(student=Role(init=INIT)), FIT, "trains role 'student', which is frozen"),
         (dict(student=STUDENT, fake=STUDENT), FIT, "Role 'fake' has an optimizer but no phase trains it"),
-        (dict(student=Role(tx=TX)), FIT, "exactly one of init, copy_of and restore_from; it has none"),
+        (dict(student=Role(tx=TX)), FIT, "exactly one of init, copy_of, restore_from and load; it has none"),
         (dict(student=Role(init=INIT, copy_of="ema", tx=TX), ema=Role(init=INIT)), FIT, "it has init, copy_of"),
         (dict(student=STUDENT, ema=Role(copy_of="teacher")), FIT, "Role 'ema' copies role 'teacher'"),
         (dict(student=STUDENT, a=Role(copy_of="b"), b=Role(copy_of="a")), FIT, "copies itself"),

@@ -52,7 +52,7 @@ def sample_posterior(
 
 
 def feature_distance(
-    features: Sequence[Float[Array, "b *cells_c"]], others: Sequence[Float[Array, "b *cells_c"]]
+    features: Sequence[Float[Array, "b *_cells"]], others: Sequence[Float[Array, "b *_cells"]]
 ) -> Float[Array, "b"]:
     """The distance of two sets of feature maps, channels last: LPIPS without learnt weights (Zhang et al. 2018).
 

@@ -1,5 +1,7 @@
 r"""The KL autoencoder of latent diffusion: L1 + perceptual + KL, and from some step on an adversary.
 
+Roles: autoencoder, discriminator, the averages of config.ema, and `perceptual`, a frozen image network.
+
     phase          trains         loss
     autoencoder    autoencoder    equation (2) of losses/autoencoding.py; its adversarial term from `adversarial_start` on
     discriminator  discriminator  hinge of real images and reconstructions (+ R1), due from `adversarial_start` on
@@ -13,6 +15,7 @@ What a flow then learns is the latents of a finished run: data source `latents` 
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,31 +23,36 @@ from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, normal_rows
-from flowjax.choices import build
+from flowjax.choices import Spec, build, choose
 from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase, Role, Sampler
 from flowjax.losses import autoencoding as losses
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.methods.parts import average_roles, refuse_unread
 from flowjax.models.autoencoder import AUTOENCODERS, Autoencoder
 from flowjax.models.discriminator import DISCRIMINATORS, Discriminator
+from flowjax.models.features import EXTRACTORS, load_extractor
+from flowjax.models.weights import find_weights
 
-STUDENT, JUDGE = "autoencoder", "discriminator"  # the roles
+STUDENT, JUDGE, EYE = "autoencoder", "discriminator", "perceptual"  # the roles
 UNREAD = ("coupling", "path", "time", "weight", "noise", "preconditioning")
 LARGEST_KL = 10.0  # nats a latent value at the start: more is a posterior far from the prior before any training
 LARGEST_PULL = 1.0  # of the KL on the encoder at the start, over that of the reconstruction
 
 Values = Float[Array, "b"]
 Images = Float[Array, "b height width c"]
+Eye = Callable[[PyTree, Images], list[Array]]  # (tree, images) -> feature maps
 
 
 def autoencoder(
     config: ConfigDict,
     data: DataSpec,
     kl_weight: float = 1e-6,
+    perceptual: Spec | None = None,
+    perceptual_weight: float = 1.0,
     adversarial_weight: float = 0.5,
     adversarial_start: int = 0,
-    discriminator: dict | None = None,
-    discriminator_optimizer: dict | None = None,
+    discriminator: Spec | None = None,
+    discriminator_optimizer: Spec | None = None,
     penalty_weight: float = 0.0,
 ) -> Method:
     """Trains config.network, a spec of models.autoencoder.AUTOENCODERS.
@@ -53,6 +61,9 @@ def autoencoder(
       config: network, optimizer, ema, samplers ('reconstruct', 'prior').
       data: shape of the images.
       kl_weight: w_k of equation (2): 1e-6 for latents that a flow is to model, about 1 for a generative model by itself.
+      perceptual: the network whose features are compared: `name` and options of models.features.EXTRACTORS, `layers` (all
+        maps unless told) and `weights` ('published', or 'random' for tests). None for no such term.
+      perceptual_weight: w_p.
       adversarial_weight: w_a; 0 for no adversary at all.
       adversarial_start: the step from which on the adversary plays.
       discriminator: spec of models.discriminator.DISCRIMINATORS.
@@ -60,10 +71,17 @@ def autoencoder(
       penalty_weight: of the R1 penalty on real images; 0 for none.
     """
     refuse_unread(config, UNREAD, "autoencoder")
-    numbers = dict(kl_weight=kl_weight, adversarial_weight=adversarial_weight, penalty_weight=penalty_weight)
+    numbers = dict(
+        kl_weight=kl_weight,
+        perceptual_weight=perceptual_weight,
+        adversarial_weight=adversarial_weight,
+        penalty_weight=penalty_weight,
+    )
     for name, value in numbers.items():
         if value < 0:
             raise ValueError(f"method.{name} is {value}; it must be at least 0.")
+    if perceptual is None and perceptual_weight != 1.0:
+        raise ValueError(f"method.perceptual_weight is {perceptual_weight}, but method.perceptual names no network.")
     if not adversarial_weight and (discriminator or discriminator_optimizer or penalty_weight or adversarial_start):
         raise ValueError(
             "method.adversarial_weight is 0, so there is no discriminator: drop discriminator, discriminator_optimizer, "
@@ -78,7 +96,10 @@ def autoencoder(
         judge = build("discriminator", spec, DISCRIMINATORS, data=data, dtype=config.precision)
         own = make_optimizer(discriminator_optimizer or config.optimizer, config.steps)
         roles[JUDGE] = Role(init=judge.init, tx=own.tx, learning_rate=own.learning_rate)
-    game = _Game(model, judge, adversarial_start=adversarial_start, **numbers)
+    eye = None
+    if perceptual is not None:
+        eye, roles[EYE] = make_eye(perceptual)
+    game = _Game(model, judge, eye, adversarial_start=adversarial_start, **numbers)
     phases = {STUDENT: Phase(game.autoencoder_loss, trains=(STUDENT,))}
     if judge is not None:
         phases[JUDGE] = Phase(game.discriminator_loss, trains=(JUDGE,), start=adversarial_start)
@@ -94,13 +115,41 @@ def autoencoder(
     return Method({**roles, **averages}, phases, samplers, checks=checks)
 
 
+def make_eye(spec: Spec) -> tuple[Eye, Role]:
+    """The features of a perceptual distance and their frozen role.
+
+    Args:
+      spec: see `perceptual` of `autoencoder`.
+    """
+    spec = dict(spec)
+    layers, weights = spec.pop("layers", None), spec.pop("weights", "published")
+    extractor = build("feature extractor", spec, EXTRACTORS)
+    maps = [name for name in extractor.channels if name != "pooled"]
+    layers = tuple(layers or maps)
+    for layer in layers:
+        choose(f"layer of {extractor.name}", layer, dict.fromkeys(maps))
+    if choose("weights", weights, dict(published=True, random=False)):
+        path = find_weights(extractor.name)
+        role = Role(load=lambda: load_extractor(extractor, path))
+    else:
+        role = Role(init=extractor.init)
+
+    def see(tree: PyTree, images: Images) -> list[Array]:
+        found = extractor.apply(tree, images)
+        return [found[layer] for layer in layers]
+
+    return see, role
+
+
 @dataclasses.dataclass(frozen=True)
 class _Game:
     """The players and the weights of their terms; its methods are the phases' losses and the checks."""
 
     model: Autoencoder
     judge: Discriminator | None
+    eye: Eye | None
     kl_weight: float
+    perceptual_weight: float
     adversarial_weight: float
     adversarial_start: int
     penalty_weight: float
@@ -116,7 +165,11 @@ class _Game:
     def reconstruction(self, params: Params, painted: Images, images: Images) -> tuple[Values, Metrics]:
         """What the autoencoder is to keep of an image, and its terms."""
         absolute = losses.absolute_error(images, painted)
-        return absolute, {"l1": absolute}
+        if self.eye is None:
+            return absolute, {"l1": absolute}
+        seen, meant = (self.eye(jax.lax.stop_gradient(params[EYE]), x) for x in (painted, images))
+        distance = losses.feature_distance(seen, meant)
+        return absolute + self.perceptual_weight * distance, {"l1": absolute, "perceptual": distance}
 
     def fooling(self, params: Params, painted: Images) -> Values:
         """The adversarial term, of a discriminator that holds still."""

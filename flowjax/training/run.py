@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 
 from flowjax.choices import build
 from flowjax.config import ConfigError, refuse_another_run
-from flowjax.contract import Method
+from flowjax.contract import Method, Role
 from flowjax.data import SOURCES
 from flowjax.data.pipeline import BatchIterator, make_iterator
 from flowjax.methods import METHODS
@@ -62,8 +61,8 @@ class Run:
 
     @functools.cached_property
     def restored(self) -> dict[str, PyTree]:
-        """The roles that start from another run's checkpoint; once this run has one of its own, that is the source."""
-        wanted = {name: role for name, role in self.method.roles.items() if role.restore_from is not None}
+        """The roles that start from another run or from loaded weights; once this run has a checkpoint, from that."""
+        wanted = {name: role for name, role in self.method.roles.items() if role.restore_from or role.load}
         if not wanted:
             return {}
         if self.workdir is not None and (self.workdir / "checkpoints").is_dir():
@@ -71,10 +70,7 @@ class Run:
             if own.latest() is not None:
                 return {name: jax.tree.map(np.asarray, own.read_role(name)) for name in wanted}
         # on the host, so that every process can lay it out as its executor wants
-        return {
-            name: jax.tree.map(np.asarray, read_role(role.restore_from, name, role.init))
-            for name, role in wanted.items()
-        }
+        return {name: jax.tree.map(np.asarray, read_role(name, role)) for name, role in wanted.items()}
 
     def iterator(self) -> BatchIterator:
         """This process's training batches, coupled, from the first step on."""
@@ -119,12 +115,16 @@ class Run:
         return "default" if "default" in names else names[0]
 
 
-def read_role(reference: str, role: str, init: Callable | None = None) -> PyTree:
-    """Reads `RUN_DIRECTORY` or `RUN_DIRECTORY:role` and, where init gives the expected shapes, checks every key."""
-    folder, name = stored.split_reference(reference, f"Role '{role}'")
-    tree = stored.read_role(folder, name or role, stored.existing_step(folder, None))
-    if init is not None:
-        expected = jax.eval_shape(init, jax.random.key(0))
+def read_role(name: str, role: Role) -> PyTree:
+    """Loads a role, or reads it from another run's checkpoint; where init gives the expected shapes, checks every key."""
+    if role.load is not None:
+        origin, tree = "the weights it loads", role.load()
+    else:
+        origin = f"'{role.restore_from}'"
+        folder, other = stored.split_reference(role.restore_from, f"Role '{name}'")
+        tree = stored.read_role(folder, other or name, stored.existing_step(folder, None))
+    if role.init is not None:
+        expected = jax.eval_shape(role.init, jax.random.key(0))
         shapes = lambda tree: {
             jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(tree)[0]
         }
@@ -132,5 +132,5 @@ def read_role(reference: str, role: str, init: Callable | None = None) -> PyTree
         wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         if wrong:
             lines = [f"{key}: wanted {wanted.get(key)}, found {found.get(key)}" for key in wrong[:12]]
-            raise CheckpointError(f"Role '{role}' cannot start from '{reference}':\n  " + "\n  ".join(lines))
+            raise CheckpointError(f"Role '{name}' cannot start from {origin}:\n  " + "\n  ".join(lines))
     return tree
