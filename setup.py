@@ -41,6 +41,8 @@ EXTRAS = {
         "torchcfm>=1.0.7,<2",
         "pytorch-fid>=0.3,<0.4",
         "torch-fidelity>=0.4,<0.5",
+        "tokenizers>=0.21,<1",
+        "transformers>=5.20,<6",
     ],
     "tensorflow": ["tensorflow-cpu>=2.20,<3"],
     "pretrained": ["safetensors>=0.6,<1", "tokenizers>=0.21,<1"],

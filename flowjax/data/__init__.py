@@ -4,6 +4,7 @@ from flowjax.data.batch import check_batch
 from flowjax.data.cached import cached
 from flowjax.data.digits import digits
 from flowjax.data.emoji import emoji
+from flowjax.data.encoded import EncodedSource, encoded
 from flowjax.data.folders import folder
 from flowjax.data.latents import LatentSource, latents
 from flowjax.data.mixtures import MixedSource, mix, mixed
@@ -26,6 +27,7 @@ SOURCES = {
     "shapes": shapes,
     "mix": mix,
     "cached": cached,
+    "encoded": encoded,
     "latents": latents,
     "emoji": emoji,
     "fashion_mnist": fashion_mnist,
@@ -40,6 +42,7 @@ __all__ = [
     "SOURCES",
     "ArraySource",
     "BatchIterator",
+    "EncodedSource",
     "LatentSource",
     "MixedSource",
     "PictureSource",

