@@ -7,6 +7,7 @@ uniform, evaluation always takes the first. The order is that of every finite so
 
 import concurrent.futures
 import dataclasses
+import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ from flowjax.data.tokenizers import Tokenizer, make_tokenizer
 from flowjax.data.transforms import Transform
 
 LEVELS = 256
+WORKERS = min(32, (os.cpu_count() or 1) + 2)  # threads that decode, whichever batch they decode for
+PIECE = 16  # pictures of a batch that a thread decodes in one go
 Captions = Sequence[tuple[str, ...]]  # for every picture its captions, the first being the plain one
 
 
@@ -137,6 +140,9 @@ class FilePictures:
                 self._note(place, str(error))
         raise ValueError(f"None of the {self._count} pictures can be decoded: {next(iter(self._bad.values()), '')}.")
 
+    def _piece(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        return [self._good(index) for index in indices.tolist()]
+
     def _note(self, place: int, reason: str) -> None:
         with self._lock:
             if place not in self._bad:
@@ -146,7 +152,8 @@ class FilePictures:
 
     def read(self, indices: np.ndarray) -> dict[str, Any]:
         """Decodes the pictures; Pillow works outside the interpreter's lock, so threads help."""
-        rows = list(_pool().map(self._good, (int(index) for index in indices)))
+        pieces = np.array_split(indices, max(1, min(WORKERS, len(indices) // PIECE)))
+        rows = [row for piece in _pool().map(self._piece, pieces) for row in piece]
         gathered: dict[str, Any] = {"data": np.stack([row["data"] for row in rows])}
         if "label" in rows[0]:
             gathered["label"] = np.int32([row["label"] for row in rows])
@@ -213,7 +220,7 @@ _POOL: list[concurrent.futures.ThreadPoolExecutor] = []
 
 def _pool() -> concurrent.futures.ThreadPoolExecutor:
     if not _POOL:
-        _POOL.append(concurrent.futures.ThreadPoolExecutor(thread_name_prefix="pictures"))
+        _POOL.append(concurrent.futures.ThreadPoolExecutor(WORKERS, thread_name_prefix="pictures"))
     return _POOL[0]
 
 

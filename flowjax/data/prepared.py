@@ -142,7 +142,7 @@ def _in_buckets(
     headers = {split: list(prepared.headers(split)) for split in ("train", "test")}
     words = [caption for header in headers["train"] for caption in _captions(header)]
     encoder = make_caption_tokenizer(tokenizer, text_length, words)
-    sizes = {split: np.array([size_of(h["image"]) for h in found]).reshape(-1, 2) for split, found in headers.items()}
+    sizes = {split: np.int64([size_of(h["image"]) for h in found]).reshape(-1, 2) for split, found in headers.items()}
 
     def decode(record: bytes) -> dict[str, Any]:
         fields = unpack(record)

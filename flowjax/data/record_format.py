@@ -11,6 +11,7 @@ one back is a view, which is some twenty times quicker than decoding a PNG.
 import dataclasses
 import io
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -129,7 +130,7 @@ def unpack(record: bytes) -> dict[str, Any]:
             raise ValueError(f"The record is cut off inside the field '{name}'. Prepare the data set again.")
         if "array" in value:
             dtype, shape = value["array"]
-            fields[name] = np.frombuffer(record, dtype, int(np.prod(shape)), start).reshape(shape)
+            fields[name] = np.frombuffer(record, dtype, math.prod(shape), start).reshape(shape)
         else:
             fields[name] = EncodedPicture(record[start : start + length], tuple(value["file"]))
     return fields

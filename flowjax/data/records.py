@@ -8,7 +8,6 @@ A folder without card.json is one whose preparation was cut off: it is never rea
 """
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -86,7 +85,9 @@ class Prepared:
 
     def reader(self, split: str) -> Any:
         """The raw records of a split, by index: len(), [i], and `__getitems__` for many at once."""
-        return _reader(tuple(str(self.folder / s["file"]) for s in self.card["splits"][split]["shards"]))
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        return ArrayRecordDataSource([str(self.folder / shard["file"]) for shard in self.card["splits"][split]["shards"]])
 
     def headers(self, split: str) -> Iterator[dict[str, Any]]:
         """The header of every record of a split, in order: captions and labels without pictures."""
@@ -108,13 +109,6 @@ class Prepared:
                 fields.append(field)
                 row += 1
         return data, fields
-
-
-@functools.lru_cache(maxsize=8)
-def _reader(paths: tuple[str, ...]) -> Any:
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-    return ArrayRecordDataSource(list(paths))
 
 
 def picture_of(image: np.ndarray | EncodedPicture, shape: tuple[int, ...], fit: str) -> np.ndarray:

@@ -1,0 +1,87 @@
+"""TFDS names: read by index without TensorFlow, and plain words where that cannot be."""
+
+import sys
+
+import numpy as np
+import pytest
+from toy_tfds import ToyPictures
+
+from flowjax.data import make_iterator, records, tfds
+from flowjax.data.prepare import __main__ as command
+from flowjax.data.prepare.fetch import PrepareError
+
+module = sys.modules["flowjax.data.tfds"]  # the name in the package is the source
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    ToyPictures.folder = tmp_path_factory.mktemp("pictures")
+    ToyPictures(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    return str(folder)
+
+
+def levels(data):
+    return np.rint((data[:, 0, 0, 0] + 1) * 127.5).astype(int)
+
+
+def test_a_tfds_name_without_tensorflow(data_dir):
+    source = tfds("toy_pictures", size=4, data_dir=data_dir, test_share=0.3, tokenizer=dict(name="words"))
+    assert source.spec.shape == (4, 4, 3) and source.spec.num_classes == 2 and source.labels == ("dark", "light")
+    assert source.size + source.test_size == 12 and source.test_size
+    batch = next(make_iterator(source, source.size))
+    np.testing.assert_array_equal(batch["label"], levels(batch["data"]) > 100)
+    assert source.captions(batch["tokens"]) == [f"grey {level}" for level in levels(batch["data"])]
+    test = source.reference("test")
+    assert sorted([*levels(batch["data"]), *levels(test["data"])]) == list(range(0, 240, 20))
+    assert tfds("toy_pictures", image="depth", size=2, channels=1, data_dir=data_dir, test_share=0.0).reference(
+        "train"
+    )["data"].shape == (12, 2, 2, 1)
+
+
+def test_what_cannot_be_is_said(data_dir, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no TFDS data set 'toy_picturez'"):
+        tfds("toy_picturez", data_dir=data_dir)
+    with pytest.raises(ValueError, match="no feature 'picture' for image. It has .*depth"):
+        tfds("toy_pictures", image="picture", data_dir=data_dir)
+    with pytest.raises(ValueError, match="is not at .*Run `python -m flowjax.data.prepare toy_pictures --from"):
+        tfds("toy_pictures", data_dir=str(tmp_path))
+    monkeypatch.setattr(module, "random_access", lambda builder: False)
+    with pytest.raises(ValueError, match="as array_record, which has no access by index. Run `python -m .*TensorFlow"):
+        tfds("toy_pictures", data_dir=data_dir)
+
+
+def test_preparing_a_tfds_name(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWJAX_DATA", str(tmp_path))
+    card = command.run(["toy_pictures", "--from", data_dir, "--test-share", "0.3"], say=lambda line: None)
+    assert card["labels"] == ["dark", "light"] and card["shape"] == [4, 6, 3]
+    assert card["sources"][0]["tfds"] == "toy_pictures/1.0.0" and card["sources"][0]["attribution"] == "nobody, 2026"
+    source = records("toy_pictures", tokenizer=dict(name="words"))
+    direct = tfds("toy_pictures", size=4, data_dir=data_dir, test_share=0.3, tokenizer=dict(name="words"))
+    for split in ("train", "test"):
+        one, other = source.reference(split), direct.reference(split)
+        np.testing.assert_array_equal(levels(one["data"]), levels(other["data"]))
+        np.testing.assert_array_equal(one["label"], other["label"])
+        assert source.captions(one["tokens"]) == direct.captions(other["tokens"])
+
+
+def test_without_tensorflow_the_extra_is_named(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "has_tensorflow", lambda: False)
+    with pytest.raises(
+        ValueError, match=r"has to be made by TFDS, which takes TensorFlow.*flowjax-research\[tensorflow\]"
+    ):
+        command.run(["toy_pictures", "--from", str(tmp_path)], say=lambda line: None)
+    monkeypatch.setattr(sys.modules["flowjax.data.prepare.tfds"], "random_access", lambda builder: False)
+    with pytest.raises(ValueError, match="has to be read in order, which takes TensorFlow"):
+        command.run(["toy_pictures", "--from", data_dir], say=lambda line: None)
+
+
+def test_a_builder_that_fails_is_one_message(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "has_tensorflow", lambda: True)
+
+    def fails(self):
+        raise ConnectionError("no route to the server")
+
+    monkeypatch.setattr(ToyPictures, "_generate_examples", fails)
+    with pytest.raises(PrepareError, match="TFDS could not make toy_pictures/1.0.0: .*no route.*Without a network"):
+        command.run(["toy_pictures", "--from", str(tmp_path)], say=lambda line: None)
