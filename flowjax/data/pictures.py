@@ -170,42 +170,6 @@ class FilePictures:
         return plain_hash(identity=self._identity, count=self._count)
 
 
-@dataclasses.dataclass(frozen=True)
-class JoinedPictures:
-    """A split with further arrays, row by row.
-
-    Attributes:
-      pictures: the split.
-      arrays: name -> rows, of the split's length.
-    """
-
-    pictures: Pictures
-    arrays: Mapping[str, Any]
-
-    def __post_init__(self):
-        for name, rows in self.arrays.items():
-            if len(rows) != len(self.pictures):
-                raise ValueError(
-                    f"'{name}' has {len(rows)} rows for {len(self.pictures)} pictures. Make it of them anew."
-                )
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def read(self, indices: np.ndarray) -> dict[str, Any]:
-        """Pictures and rows."""
-        return {**self.pictures.read(indices), **{name: rows[indices] for name, rows in self.arrays.items()}}
-
-    def all_captions(self) -> list[str]:
-        """Those of the pictures."""
-        return self.pictures.all_captions()
-
-    def fingerprint(self) -> str:
-        """Of the pictures and the rows."""
-        rows = tree_hash({name: np.asarray(value) for name, value in self.arrays.items()})
-        return plain_hash(pictures=self.pictures.fingerprint(), rows=rows)
-
-
 def mirror() -> Transform:
     """Mirrors half of the pictures, left to right."""
 
@@ -259,16 +223,6 @@ class PictureSource:
         """The number of held-out pictures."""
         return len(self.test)
 
-    def joined(self, arrays: Mapping[str, Mapping[str, Any]], spec: DataSpec) -> "PictureSource":
-        """The same pictures with further arrays, row by row, in the place of their tokens (encoded captions of a cache).
-
-        Args:
-          arrays: split (train, test) -> name -> rows.
-          spec: of the data with them.
-        """
-        train, test = (JoinedPictures(getattr(self, split), arrays[split]) for split in ("train", "test"))
-        return dataclasses.replace(self, train=train, test=test, spec=spec)
-
     def captions(self, tokens: np.ndarray) -> list[str]:
         """The captions of rows of token ids."""
         return self._need_tokenizer().decode(np.asarray(tokens))
@@ -291,9 +245,7 @@ class PictureSource:
         rows["data"] = data
         if self.spec.num_classes is None:
             rows.pop("label", None)
-        if self.spec.vocabulary == 0:
-            rows.pop("tokens", None)
-        elif self.tokenizer is not None:
+        if self.tokenizer is not None:
             choice = np.zeros(len(indices)) if choice is None else choice
             if "tokens" in rows:
                 options = rows["tokens"].shape[1]
