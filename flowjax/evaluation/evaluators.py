@@ -24,6 +24,7 @@ import numpy as np
 from flowjax.data.sources import Source
 from flowjax.evaluation import coverage, distances, resampling
 from flowjax.evaluation.agreement import caption_agreement
+from flowjax.evaluation.captions import caption_accuracy
 from flowjax.evaluation.features import Features
 from flowjax.evaluation.judging import (
     HIGHER_IS_BETTER,
@@ -292,5 +293,6 @@ EVALUATORS = {
     "class_accuracy": class_accuracy,
     "nearest_neighbour": nearest_neighbour,
     "caption_agreement": caption_agreement,
+    "caption_accuracy": caption_accuracy,
     "psnr": psnr,
 }

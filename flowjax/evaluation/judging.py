@@ -10,6 +10,8 @@ from flowjax.choices import build
 from flowjax.data.sources import Source
 from flowjax.evaluation import image_features
 from flowjax.evaluation.features import Features, digits_classifier, identity
+from flowjax.shapes.requirements import VERDICTS
+from flowjax.shapes.vocabulary import MOST_OBJECTS
 
 FEATURES = {
     "identity": identity,
@@ -18,7 +20,12 @@ FEATURES = {
     "inception_v3": image_features.inception_v3,
 }
 HIGHER_IS_BETTER = frozenset(
-    ("precision", "recall", "density", "coverage", "class_accuracy", "caption_agreement", "psnr")
+    (
+        *("precision", "recall", "density", "coverage", "class_accuracy", "caption_agreement", "psnr"),
+        *("caption_accuracy", "caption_accuracy_held_out"),
+        *(f"caption_accuracy_{number}" for number in range(1, MOST_OBJECTS + 1)),
+        *(f"caption_{verdict}" for verdict in VERDICTS if verdict != "all"),
+    )
 )
 BESIDE = ("_low", "_high", "_floor_std")  # endings of values that have no receipt of their own
 
