@@ -26,10 +26,11 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #   noise  [b, ...]  present when noise and data are coupled or stored in pairs; otherwise the loss draws it
 #   mask   [b]       1 for an example, 0 for padding of a last, partial batch
 #   row    [b]       the example's index in the global batch: the seed of everything drawn for it
+#   features [b, h, w, c]  an encoder's features of the examples, where a source brings them (DataSpec.feature_shape)
 #   step   [b]       updates done so far, put there by the update itself: for losses that change as training goes on
 #   any other name (label, text, size, ...) is a condition that the network may read.
 Batch = Mapping[str, Array | np.ndarray]
-RESERVED = ("data", "noise", "mask", "row", "step")
+RESERVED = ("data", "noise", "mask", "row", "features", "step")
 Metrics = Mapping[str, Array]  # name -> one value per example, or one value; `t` feeds the loss-by-time curve
 LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, "b"], Metrics]]
 Rate = Callable[[Int[Array, ""]], Float[Array, ""]]
@@ -123,7 +124,8 @@ class Collect:
       every: how many steps one collection feeds.
       score: rollout arrays of a chunk as NumPy -> scores, a tree of NumPy arrays joined likewise. A JAX reward belongs
         in `rollout` and leaves this None.
-      chunks: into how many equal parts a data batch is cut; each has a key of its own.
+      chunks: into how many equal parts a data batch is cut. All get the same key, as the micro-batches of a loss do: draws
+        that follow the rows (arrays.example_keys) do not depend on the number of chunks.
       metrics: (rollout arrays, scores) -> figures for the logs (mean reward, share of failures).
       get_state: what the host remembers between collections (running means of rewards), as plain JSON values.
       set_state: takes what get_state gave, from a checkpoint.
@@ -137,6 +139,16 @@ class Collect:
     metrics: Callable[[PyTree, PyTree], Mapping[str, float]] | None = None
     get_state: Callable[[], Any] | None = None
     set_state: Callable[[Any], None] | None = None
+
+    def __post_init__(self):
+        for name in ("every", "chunks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Collect has {name}={getattr(self, name)}; it must be 1 or more.")
+        if (self.get_state is None) != (self.set_state is None):
+            raise ValueError(
+                "Collect has only one of get_state and set_state: what the host remembers must be both saved and taken back, "
+                "or a resumed run would differ. Give both, or neither."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,6 +287,8 @@ class DataSpec:
       vocabulary: the number of token ids, 0 when captions come encoded.
       text_channels: the channels of encoded captions, 0 when they come as ids.
       pooled_channels: the channels of `text_pooled` [b, pooled_channels], one vector for a whole encoded caption, or 0.
+      feature_shape: of `features` [b, height, width, channels], what a frozen encoder sees in each example, where batches
+        bring it along for representation alignment; () where they do not.
       shapes: every shape that a batch may have, `shape` among them, where the data come in buckets: each batch is of one
         of them, and each compiles a program. Empty when `shape` is the only one. Samplers draw at `shape`.
     """
@@ -286,6 +300,7 @@ class DataSpec:
     vocabulary: int = 0
     text_channels: int = 0
     pooled_channels: int = 0
+    feature_shape: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):

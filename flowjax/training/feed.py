@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flowjax.config import ConfigError
 from flowjax.contract import Batch, Collect, Method
 from flowjax.training.state import State, step_key
 
@@ -68,6 +69,16 @@ class CollectFeed(_Fetching):
 
     def __init__(self, iterator: Any, collect: Collect, executor: Any):
         super().__init__(iterator)
+        if jax.process_count() > 1:
+            raise ConfigError(
+                f"This method trains on its own rollouts, which works within one process; there are {jax.process_count()}. "
+                "Start one process, which may have many devices."
+            )
+        if executor.config.batch_size % collect.chunks:
+            raise ConfigError(
+                f"batch_size={executor.config.batch_size} does not divide into the {collect.chunks} chunks in which rollouts "
+                "are scored. Use a multiple."
+            )
         self._collect, self._executor = collect, executor
         self._rollout = jax.jit(collect.rollout)
         self._pending: list[Batch] = []
@@ -100,15 +111,12 @@ class CollectFeed(_Fetching):
         params = self._executor.logical(state).params
         key = step_key(self._executor.root, step, "collect")
         # All chunks are sent at once: the device works through them while the host scores those that are done.
-        sent = [
-            self._rollout(params, self._executor.put(chunk, stacked=False), jax.random.fold_in(key, index))
-            for index, chunk in enumerate(chunks)
-        ]
+        sent = [self._rollout(params, self._executor.put(chunk, stacked=False), key) for chunk in chunks]
         rollouts, scores = [], []
-        for arrays in sent:
+        for index, arrays in enumerate(sent):
             rollouts.append(jax.tree.map(np.asarray, arrays))
             if collect.score is not None:
-                scores.append(collect.score(rollouts[-1]))
+                scores.append(self._score(rollouts[-1], step, index))
         join = lambda trees: jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees) if trees else None
         rollout, score = join(rollouts), join(scores)
         if collect.metrics is not None:
@@ -116,13 +124,27 @@ class CollectFeed(_Fetching):
         batches: Sequence[Batch] = collect.batches(rollout, score, step)
         if len(batches) != collect.every:
             raise ValueError(f"collect.batches made {len(batches)} batches, but collect.every is {collect.every}.")
+        for batch in batches:
+            if missing := [name for name in ("mask", "row") if name not in batch]:
+                raise ValueError(
+                    f"A batch of collect.batches has no '{missing[0]}', only {', '.join(sorted(batch))}. Every batch needs "
+                    "mask [b], 1 for an example, and row [b], its index: the seed of what is drawn for it."
+                )
         return list(batches)
+
+    def _score(self, arrays: Any, step: int, index: int) -> Any:
+        """The host's score of one chunk; an error of it says where the run was, and what goes on from where."""
+        try:
+            return self._collect.score(arrays)
+        except Exception as error:
+            raise RuntimeError(
+                f"The score of a rollout failed at step {step}, chunk {index + 1} of {self._collect.chunks}: "
+                f"{type(error).__name__}: {error}. Once it is mended, the same command goes on from the latest checkpoint."
+            ) from error
 
 
 def _cut(batch: Batch, chunks: int) -> dict[str, np.ndarray]:
-    size = len(batch["mask"]) if "mask" in batch else len(next(iter(batch.values())))
-    if size % chunks:
-        raise ValueError(f"collect.chunks={chunks} does not divide the {size} examples of a batch.")
+    size = len(next(iter(batch.values())))
     return {name: np.reshape(value, (chunks, size // chunks, *value.shape[1:])) for name, value in batch.items()}
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from toys import toy_config
 
+from flowjax.arrays import example_keys, normal_rows
 from flowjax.contract import Collect, Method, Phase, Role
 from flowjax.training.executors import JitExecutor
 from flowjax.training.feed import dispatch_length, make_feed
@@ -55,7 +56,8 @@ class Ones:
 
     def stack_batches(self, count):
         self.next += count
-        return {"data": np.ones((count, SIZE, 1), np.float32)}
+        row = np.broadcast_to(np.arange(SIZE, dtype=np.int32), (count, SIZE))
+        return {"data": np.ones((count, SIZE, 1), np.float32), "row": row}
 
     def get_state(self):
         return {"next_index": self.next}
@@ -122,7 +124,7 @@ def test_chunks_are_scored_one_by_one_and_joined_and_the_host_remembers():
 
     def cut(arrays, scores, step):
         np.testing.assert_allclose(scores["reward"], arrays["actions"].sum(-1))
-        assert len({tuple(row) for row in arrays["actions"].tolist()}) == SIZE  # each chunk has noise of its own
+        assert len({tuple(row) for row in arrays["actions"].tolist()}) == SIZE  # each row has noise of its own
         return [
             dict(
                 data=arrays["actions"],
@@ -133,7 +135,7 @@ def test_chunks_are_scored_one_by_one_and_joined_and_the_host_remembers():
         ]
 
     collect = Collect(
-        rollout=lambda params, batch, key: {"actions": jax.random.normal(key, (len(batch["data"]), 1))},
+        rollout=lambda params, batch, key: {"actions": normal_rows(example_keys(key, batch["row"]), (1,))},
         batches=cut,
         every=1,
         score=score,
