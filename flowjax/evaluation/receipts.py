@@ -39,7 +39,18 @@ REQUIRED = (
     "command",
 )
 # What a repetition of the same measurement may change. Everything else makes another receipt, with another file name.
-OUTCOME = ("value", "std", "interval", "floor", "floor_std", "commit", "hardware", "seconds", "sampling_seconds", "command")
+OUTCOME = (
+    "value",
+    "std",
+    "interval",
+    "floor",
+    "floor_std",
+    "commit",
+    "hardware",
+    "seconds",
+    "sampling_seconds",
+    "command",
+)
 # An absolute path: a slash (or a Windows drive) at the start of a word or behind "=", ":", a quote or a bracket. The
 # lookahead spares the two slashes of an address like gs://bucket.
 ABSOLUTE = re.compile(
