@@ -46,12 +46,12 @@ EXTRAS = {
         "tokenizers>=0.23,<1",
         "transformers>=5.23,<6",
     ],
-    "tensorflow": ["tensorflow-cpu>=2.20,<3"],
+    "tensorflow": ["tensorflow-cpu>=2.21,<3", "tensorboard>=2.20,<3"],  # clu's writer imports both
     "pretrained": ["safetensors>=0.6,<1", "tokenizers>=0.21,<1"],
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
     "tpu": ["jax[tpu]>=0.10,<0.12"],
-    "wandb": ["wandb>=0.21,<1"],
-    "sweep": ["submitit>=1.5.3,<2"],
+    "wandb": ["wandb>=0.31,<1"],
+    "sweep": ["submitit>=1.5.4,<2"],
 }
 
 setup(

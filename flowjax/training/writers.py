@@ -5,6 +5,7 @@ BACKENDS are views of the same figures. A resumed run calls `rewind(step)` with 
 is dropped, and written again. On many hosts only process 0 writes.
 """
 
+import contextlib
 import io
 import os
 import pathlib
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from flowjax.choices import build
+from flowjax.config import ConfigError
 from flowjax.evaluation.pictures import encode_png
 from flowjax.evaluation.run_files import BY_TIME, EVENTS, METRICS, SAMPLES, LineFile, number, plain, write_atomically
 from flowjax.training.progress import Progress
@@ -64,38 +66,56 @@ class Clu:
     """clu.metric_writers, which writes event files through TensorFlow."""
 
     def __init__(self, workdir: str):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells of its own start otherwise
         try:
-            import tensorflow  # noqa: F401  (clu's own error does not say what is missing)
+            import tensorflow
             from clu import metric_writers
         except ImportError as error:
             raise ImportError(
-                "The writer 'clu' needs clu and TensorFlow: run `pip install 'flowjax-research[tensorflow]'`, or "
-                "use the writer 'tensorboard', which needs neither."
+                f"The writer 'clu' needs clu, TensorFlow and tensorboard ({error}): run "
+                "`pip install 'flowjax-research[tensorflow]'`, or use the writer 'tensorboard', which needs none of them."
             ) from error
-        self._writer = metric_writers.SummaryWriter(os.path.join(workdir, "events_clu"))
+        with contextlib.suppress(RuntimeError):  # where TensorFlow is at work already, its devices are set
+            tensorflow.config.set_visible_devices([], "GPU")  # it would take the memory of a GPU for itself
+        self._make = lambda: metric_writers.SummaryWriter(os.path.join(workdir, "events_clu"))
+        self._writer = None
+
+    def _open(self):
+        if self._writer is None:
+            self._writer = self._make()
+        return self._writer
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values as scalar summaries."""
-        self._writer.write_scalars(step, dict(values))
+        self._open().write_scalars(step, dict(values))
 
     def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
         """Writes one image summary."""
-        self._writer.write_images(step, {name: picture[None]})
+        self._open().write_images(step, {name: picture[None]})
 
     def rewind(self, step: int) -> None:
         """Event files only grow: the steps after the restored one appear twice, the later writing last."""
-        self._writer.flush()
+        self.close()
 
     def close(self) -> None:
         """Flushes and closes."""
-        self._writer.flush()
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.flush()
+            self._writer.close()
+            self._writer = None
 
 
 class Wandb:
-    """Weights & Biases; the run's id is kept in the run directory, so that a resumed run continues the same page."""
+    """Weights & Biases; the run's id is kept in the run directory, so that a resumed run continues the same page.
 
-    def __init__(self, workdir: str, project: str = "flowjax", run_name: str | None = None, mode: str = "online"):
+    Args:
+      workdir: the run directory.
+      project: where the page is listed.
+      run_name: of the page; empty for one that wandb makes up.
+      mode: online, offline, shared or disabled; empty for what WANDB_MODE or wandb's own settings say.
+    """
+
+    def __init__(self, workdir: str, project: str = "flowjax", run_name: str = "", mode: str = ""):
         try:
             import wandb
         except ImportError as error:
@@ -103,32 +123,46 @@ class Wandb:
                 "The writer 'wandb' needs wandb: run `pip install 'flowjax-research[wandb]'`, or drop it from "
                 "the config's writers."
             ) from error
-        identity = pathlib.Path(workdir) / "wandb_id.txt"
-        if not identity.exists():
-            write_atomically(identity, os.urandom(6).hex())
-        self._wandb = wandb
-        self._run = wandb.init(
-            project=project, name=run_name, dir=workdir, id=identity.read_text().strip(), resume="allow", mode=mode
-        )
-        # Our own step axis: wandb's counter can only grow, but a resumed run goes back.
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
+        self._wandb, self._workdir, self._run = wandb, pathlib.Path(workdir), None
+        self._options = dict(project=project, name=run_name or None, mode=mode or None)
+
+    def _open(self):
+        # Not at construction: by now this process holds the run directory, and no other writes to the page.
+        if self._run is None:
+            kept = self._workdir / "wandb_id.txt"
+            identity = kept.read_text().strip() if kept.exists() else os.urandom(6).hex()
+            try:
+                self._run = self._wandb.init(dir=str(self._workdir), id=identity, resume="allow", **self._options)
+            except self._wandb.Error as error:
+                raise ConfigError(
+                    f"The writer 'wandb' cannot start: {str(error).strip()} Run `wandb login`, or keep the run on this machine "
+                    "with --config.writers.wandb=\"{'mode': 'offline'}\", or turn it off: --config.writers.wandb=False."
+                ) from error
+            write_atomically(kept, identity)
+            # Our own step axis: wandb's counter can only grow, but a resumed run goes back.
+            self._run.define_metric("step")
+            self._run.define_metric("*", step_metric="step")
+        return self._run
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the values against our step."""
-        self._run.log({**values, "step": step})
+        self._open().log({**values, "step": step})
 
     def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
         """Logs one picture against our step."""
-        self._run.log({name: self._wandb.Image(picture), "step": step})
+        self._open().log({name: self._wandb.Image(picture), "step": step})
 
     def rewind(self, step: int) -> None:
         """A wandb history only grows: the steps after the restored one are logged twice on the same axis."""
-        self._run.log({"resumed_from": step, "step": step})
+        run = self._open()
+        if step:
+            run.log({"resumed_from": step, "step": step})
 
     def close(self) -> None:
         """Finishes the run."""
-        self._run.finish()
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
 
 
 BACKENDS = dict(tensorboard=TensorBoard, wandb=Wandb, clu=Clu)

@@ -3,10 +3,12 @@
 import io
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
 
+from flowjax.config import ConfigError
 from flowjax.evaluation.run_files import read_lines
 from flowjax.training.progress import Progress, duration
 from flowjax.training.writers import Writers
@@ -82,6 +84,97 @@ def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, name, extra):
     monkeypatch.setitem(sys.modules, extra, None)
     with pytest.raises(ImportError, match=rf"flowjax-research\[{extra}\]"):
         Writers(tmp_path, backends={name: True}, terminal=False)
+
+
+class FakeWandb(types.ModuleType):
+    """Remembers what it is told; without a key it starts as wandb does: not at all, unless told to stay offline."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, key=True):
+        super().__init__("wandb")
+        self.key, self.started, self.lines, self.finished, self.axes = key, [], [], 0, {}
+
+    def init(self, **options):
+        self.started.append(options)
+        if not self.key and options["mode"] != "offline":
+            raise self.Error("No API key configured.")
+        return self
+
+    def define_metric(self, name, step_metric=None):
+        self.axes[name] = step_metric
+
+    def log(self, values):
+        self.lines.append(values)
+
+    def finish(self):
+        self.finished += 1
+
+    def Image(self, picture):
+        return ("picture", picture.shape)
+
+
+def test_wandb_goes_on_with_one_page_on_our_own_axis(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with Writers(tmp_path, backends={"wandb": True}, terminal=False) as writers:
+        assert not fake.started  # not before this process holds the directory
+        writers.rewind(0)
+        writers.scalars(10, {"loss": 1.0})
+        writers.image(10, "heun", np.zeros((2, 3, 3), np.uint8))
+    with Writers(tmp_path, backends={"wandb": {"project": "p", "mode": "offline"}}, terminal=False) as writers:
+        writers.rewind(5)
+        writers.scalars(7, {"loss": 2.0})
+    assert fake.finished == 2 and fake.axes == {"step": None, "*": "step"}
+    first, second = fake.started
+    assert first["id"] == second["id"] == (tmp_path / "wandb_id.txt").read_text()
+    assert first["mode"] is None and first["project"] == "flowjax"  # WANDB_MODE decides
+    assert second["mode"] == "offline" and second["project"] == "p" and second["resume"] == "allow"
+    assert fake.lines == [
+        {"loss": 1.0, "step": 10},
+        {"heun": ("picture", (2, 3, 3)), "step": 10},
+        {"resumed_from": 5, "step": 5},
+        {"loss": 2.0, "step": 7},
+    ]
+
+
+def test_wandb_without_a_key_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(key=False))
+    writers = Writers(tmp_path, backends={"wandb": True}, terminal=False)
+    with pytest.raises(
+        ConfigError, match="No API key configured. Run `wandb login`, or .*'mode': 'offline'.*wandb=False"
+    ):
+        writers.rewind(0)
+    assert not (tmp_path / "wandb_id.txt").exists()
+    writers.close()
+
+
+def test_the_real_wandb_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for start in (0, 4):
+        with Writers(tmp_path, backends={"wandb": True}, terminal=False) as writers:
+            writers.rewind(start)
+            writers.scalars(start + 5, {"loss": 0.25})
+            writers.image(start + 5, "heun", np.zeros((2, 2, 3), np.uint8))
+    identity = (tmp_path / "wandb_id.txt").read_text()
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{identity}/run-{identity}.wandb"))) >= 1
+
+
+def test_the_real_clu(tmp_path):
+    tensorflow = pytest.importorskip("tensorflow", reason="needs the extra tensorflow")
+    with Writers(tmp_path, backends={"clu": True}, terminal=False) as writers:
+        assert not (tmp_path / "events_clu").exists()
+        writers.rewind(0)
+        writers.scalars(5, {"loss": 0.25})
+        writers.image(5, "heun", np.zeros((2, 2, 3), np.uint8))
+    (path,) = (tmp_path / "events_clu").iterdir()
+    events = list(tensorflow.compat.v1.train.summary_iterator(str(path)))
+    values = {value.tag: (event.step, value.tensor) for event in events for value in event.summary.value}
+    assert values["loss"][0] == 5 and tensorflow.make_ndarray(values["loss"][1]) == 0.25
+    assert values["heun"][0] == 5
 
 
 def test_unknown_backends_and_options_are_refused(tmp_path):
