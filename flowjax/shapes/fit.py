@@ -43,8 +43,10 @@ VARIANTS = (
     Variant(1.0, 0.6, 0.25, True),
     Variant(0.9, 0.4, 0.5, True),
     Variant(1.1, 0.4, 0.5, True),
+    Variant(0.7, 0.4, 0.5, False),
     Variant(0.8, 0.4, 0.5, False),
     Variant(1.2, 0.4, 0.5, False),
+    Variant(1.3, 0.4, 0.5, False),
 )
 _INSIDE = {
     "circle": lambda u, v: u * u + v * v <= 1,

@@ -19,11 +19,12 @@ import numpy as np
 from flowjax.shapes import fit, letters, segment
 from flowjax.shapes.scenes import LARGE, Scene, concatenate
 from flowjax.shapes.segment import COLOUR_RGB
-from flowjax.shapes.vocabulary import CELLS, MOST_OBJECTS
+from flowjax.shapes.vocabulary import CELLS, DARK, MOST_OBJECTS
 
 CHUNK = 256  # pictures read at a time: their arrays then stay near the processor
-WELL_DRAWN = 0.08  # the largest unexplained share of an object that still has a name
-VISIBLE = 0.85  # the smallest share of an object that nothing else may hide
+WELL_DRAWN = np.array([0.08, 0.05])  # the largest unexplained share of an object that has a name, by size
+ALIEN = 0.5  # how far a pixel may be from what it should be, in contrasts of its object
+VISIBLE = 0.92  # the smallest share of an object that nothing else may hide
 NOISE = 12.0  # the largest standard deviation, in grey levels, that is put down to noise
 FAINT = 32.0  # how far from the background, in grey levels, a blot may be without counting
 LEAST_BACKGROUND = 0.2  # the share of a picture; four large squares leave a third of it free
@@ -67,7 +68,7 @@ class _Fits:
     centre: np.ndarray  # (x, y) in pixels
 
 
-def _fit(look: "_Look", labels, closed, picture, box, colour, side) -> _Fits:
+def _fit(look: "_Look", labels, closed, picture, box, colour, side, least_area) -> _Fits:
     """Fits every object to every component; `closed` are the pixels [n, h, w] that something else explains."""
     m = len(picture)
     fits = _Fits(np.full(m, np.inf), *(np.zeros(m, np.int32) for _ in range(3)), np.zeros((m, 2)))
@@ -98,6 +99,12 @@ def _fit(look: "_Look", labels, closed, picture, box, colour, side) -> _Fits:
         cover = (bank.bright + bank.dark)[:, best]
         wrong[(free.reshape(flat) * cover.T).sum(1) < VISIBLE * cover.sum(0)] = np.inf
         wrong[~bank.true[best]] = np.inf
+        # A blot on or beside a large object hardly shows in the sum: count the pixels that are something else.
+        v, w = (scale * COLOUR_RGB[colour[tried]] - look.background[picture[tried]] for scale in (1.0, DARK))
+        drawn = bank.bright.T[best][..., None] * v[:, None] + bank.dark.T[best][..., None] * w[:, None]
+        off = ((window.reshape(*flat, 3) - drawn) ** 2).sum(2)
+        alien = np.maximum(ALIEN**2 * (v * v).sum(1), (4 * look.noise[picture[tried]]) ** 2)[:, None]
+        wrong[((off > alien) & free.reshape(flat)).sum(1) >= least_area] = np.inf
         better = wrong < fits.wrong[tried]
         chosen, best = tried[better], best[better]
         fits.wrong[chosen], fits.size[chosen] = wrong[better], size
@@ -141,8 +148,8 @@ def _objects(look: "_Look", written: np.ndarray, recognised: np.ndarray, side: i
         find = _by_colour(mask, part.paint, least_area) if stage == 3 else segment.connected(mask, least_area)
         labels, picture, box = find
         colour = _vote(part.paint, part.coverage, labels, len(picture))
-        fits = _fit(part, labels, taken[some], picture, box, colour, side)
-        named = (fits.wrong < WELL_DRAWN) & (colour != UNKNOWN)
+        fits = _fit(part, labels, taken[some], picture, box, colour, side, least_area)
+        named = (fits.wrong < WELL_DRAWN[fits.size]) & (colour != UNKNOWN)
         columns = (some[picture], fits.kind, colour, fits.size, fits.texture, *fits.centre.T)
         rows.append(np.stack(columns, axis=1)[named])
         taken[some] |= np.append(False, named)[labels]
