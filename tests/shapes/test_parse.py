@@ -99,8 +99,8 @@ def test_hundreds_of_pictures_a_second_on_a_busy_machine():
         began = time.perf_counter()
         parse(images)
         seconds.append(time.perf_counter() - began)
-    # Measured alone on two cores: 0.2 seconds. The bound leaves room for a machine that does other things too.
-    assert min(seconds) < 2.5
+    # A third of a second on one free core; the bound leaves room for a machine that does other things too.
+    assert min(seconds) < 5
 
 
 def test_it_shares_no_code_with_the_renderer():
