@@ -5,6 +5,7 @@ from flowjax.data.cached import cached
 from flowjax.data.digits import digits
 from flowjax.data.emoji import emoji
 from flowjax.data.encoded import EncodedSource, encoded
+from flowjax.data.featured import featured
 from flowjax.data.folders import folder
 from flowjax.data.latents import LatentSource, latents
 from flowjax.data.mixtures import MixedSource, mix, mixed
@@ -28,6 +29,7 @@ SOURCES = {
     "mix": mix,
     "cached": cached,
     "encoded": encoded,
+    "featured": featured,
     "latents": latents,
     "emoji": emoji,
     "fashion_mnist": fashion_mnist,

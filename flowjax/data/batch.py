@@ -46,6 +46,12 @@ def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
         raise ValueError(
             f"The batch entry 'row' is {batch['row'].dtype}; it must be int32, the index in the global batch."
         )
+    if spec.feature_shape and batch.get("features", np.zeros(1)).shape[1:] != tuple(spec.feature_shape):
+        found = f"features of shape {batch['features'].shape[1:]}" if "features" in batch else "no 'features'"
+        raise ValueError(
+            f"The data spec has features of shape {tuple(spec.feature_shape)}, but the batch has {found}. A cache of `data` "
+            "does not keep them: leave out the cache of latents, or the features."
+        )
     if spec.num_classes is not None:
         _check_label(batch, spec.num_classes)
     _check_captions(batch, spec)

@@ -121,6 +121,11 @@ def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource | Joined
     """
     arrays = {split: {name: _Wide(v) for name, v in cache.arrays(split).items()} for split in ("train", "test")}
     names = set(arrays["train"])
+    if "features" in names and "data" not in names and _augments(source):
+        raise CacheError(
+            f"The cache {cache.folder} holds features of pictures as they are stored, and this source augments them: what the "
+            "encoder saw would not be what the network sees. Switch augmentations off, or let the loss compute features."
+        )
     dropped = {"tokens"} if "text" in names else set()
     spec = _spec(source.spec, arrays["train"])
     if (
@@ -150,6 +155,10 @@ def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource | Joined
     )
 
 
+def _augments(source: Any) -> bool:
+    return bool(getattr(source, "transforms", ()) or getattr(source, "augment", None))
+
+
 def _spec(spec: DataSpec, arrays: Mapping[str, Any]) -> DataSpec:
     """The spec of the examples with the cached arrays among them."""
     if "data" in arrays:
@@ -163,6 +172,8 @@ def _spec(spec: DataSpec, arrays: Mapping[str, Any]) -> DataSpec:
     if "text" in arrays:
         length, channels = arrays["text"].shape[1:]
         spec = dataclasses.replace(spec, text_length=length, text_channels=channels, vocabulary=0)
+    if "features" in arrays:
+        spec = dataclasses.replace(spec, feature_shape=tuple(arrays["features"].shape[1:]))
     return spec
 
 

@@ -17,10 +17,12 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from flowjax.arrays import expand_to, mean_per_example
-from flowjax.choices import choose
+from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, CheckResult, DataSpec, LossFn, Method, Metrics, Params, Phase
 from flowjax.losses.denoising import prediction_loss
+from flowjax.methods.alignment import make_alignment, with_alignment
 from flowjax.methods.parts import Setting, average_roles, draw, make_samplers, make_setting, student_role
+from flowjax.models.network import Network
 from flowjax.paths.predictions import PREDICTIONS, error_ratio, prediction_row
 from flowjax.paths.weights import loss_weight
 
@@ -35,6 +37,7 @@ def flow_matching(
     prediction: str = "velocity",
     loss: str = "velocity",
     label_dropout: float = 0.1,
+    alignment: Spec | None = None,
 ) -> Method:
     """Trains a network to predict along a path.
 
@@ -44,6 +47,8 @@ def flow_matching(
       prediction: what the network outputs: velocity, noise, data, score or v.
       loss: the prediction in whose space the squared error is taken.
       label_dropout: how often conditions are replaced by their null, which guidance needs; 0 for none.
+      alignment: draws the network's tokens towards the features of a frozen encoder: options of methods/alignment.py,
+        such as dict(encoder=dict(name='efficientnet_lite0', layer='b4'), layer=4). None for no such term.
     """
     for name in (prediction, loss):
         choose("prediction", name, dict.fromkeys(PREDICTIONS))
@@ -53,31 +58,40 @@ def flow_matching(
     if config.preconditioning.name == "none":
         _check_ends(setting, loss)
 
-    def flow_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, "b"], Metrics]:
-        drawn = draw(setting, batch, key, label_dropout)
-        predict = lambda x, t: setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
-        weight = loss_weight(setting.weight, setting.path, loss, drawn.t)
-        return prediction_loss(
-            predict,
-            setting.path,
-            prediction,
-            drawn.noise,
-            drawn.data,
-            drawn.t,
-            loss_space=loss,
-            weight=weight,
-            visible=batch.get("pixel_mask"),
-        )
+    def loss_of(network: Network) -> LossFn:
+        def flow_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, "b"], Metrics]:
+            drawn = draw(setting, batch, key, label_dropout)
+            predict = lambda x, t: network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
+            weight = loss_weight(setting.weight, setting.path, loss, drawn.t)
+            return prediction_loss(
+                predict,
+                setting.path,
+                prediction,
+                drawn.noise,
+                drawn.data,
+                drawn.t,
+                loss_space=loss,
+                weight=weight,
+                visible=batch.get("pixel_mask"),
+            )
+
+        return flow_loss
+
+    flow_loss = loss_of(setting.network)
 
     def zero_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
         return zero_network_check(setting, loss, flow_loss, params, batch, key)
 
-    return Method(
+    method = Method(
         roles={"student": student_role(config, setting.network), **average_roles(config)},
         phases={"flow": Phase(flow_loss, trains=("student",))},
         samplers=make_samplers(config, setting),
         checks={"zero_network_loss": zero_check},
     )
+    if alignment is None:
+        return method
+    term = make_alignment(alignment, config, data, setting.network)
+    return with_alignment(method, "flow", loss_of, setting.network, term)
 
 
 def _factor(setting: Setting, loss: str, t: Float[Array, "n"]) -> Float[Array, "n"]:

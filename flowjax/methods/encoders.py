@@ -1,0 +1,161 @@
+"""The frozen encoders of representation alignment: what a network's tokens are compared with.
+
+    dict(name="efficientnet_lite0", layer="b4", input_size=128)     a published image network (models/features)
+    dict(name="run", restore_from="runs/small:ema", layer=3)        the tokens of another finished network of this project
+    dict(name="stored")                                             `features` that the batch brings along
+
+The first two see the very pictures that the network is trained on, augmentations included: nothing can come apart. Stored
+features were computed once, of pictures as they are (data source `featured`), and cost nothing here.
+
+A published network knows photographs. For pictures that look like nothing in ImageNet, train a small network on them
+first, with labels or captions, and take its tokens: a denoiser has learnt what its pictures are made of.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+from ml_collections import ConfigDict
+
+from flowjax.arrays import example_keys
+from flowjax.choices import Spec, build, choose
+from flowjax.contract import Batch, DataSpec, Role
+from flowjax.methods.parts import make_setting
+from flowjax.models import stored as runs
+from flowjax.models.features import EXTRACTORS, chosen_map
+from flowjax.models.network import Network
+
+Features = Float[Array, "b h w c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What sees pictures, as a function on a parameter tree.
+
+    Attributes:
+      encode: (tree, batch, key) -> features on a grid; the tree is None where there is no role.
+      channels: of the features.
+      role: frozen; None where there is nothing to keep.
+    """
+
+    encode: Callable[[PyTree, Batch, Key[Array, ""]], Features]
+    channels: int
+    role: Role | None
+
+
+def make_encoder(spec: Spec, data: DataSpec) -> Encoder:
+    """The encoder of a spec: see the module header.
+
+    Args:
+      spec: `name` and options; of a published network also `layer` and `weights` ('published', or 'random' for tests).
+      data: what it sees.
+    """
+    if "name" not in spec:
+        raise ValueError(f"The encoder spec {dict(spec)} has no 'name'. Known: {', '.join((*ENCODERS, *EXTRACTORS))}.")
+    if choose("encoder", spec["name"], {**ENCODERS, **EXTRACTORS}) in EXTRACTORS.values():
+        return published(spec, data)
+    return build("encoder", spec, ENCODERS, data=data)
+
+
+def published(spec: Spec, data: DataSpec) -> Encoder:
+    """One layer of a published image network.
+
+    Args:
+      spec: see models.features.chosen_map.
+      data: pictures.
+    """
+    extractor, layer, load = chosen_map(spec)
+    if len(data.shape) != 3 or data.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"The encoder '{extractor.name}' sees pictures with 1 or 3 channels; the data have shape {tuple(data.shape)}. For "
+            "latents take features of the pictures: source=dict(name='featured', ...) and encoder=dict(name='stored')."
+        )
+    role = Role(init=extractor.init) if load is None else Role(load=load)
+    encode = lambda tree, batch, key: extractor.apply(tree, batch["data"])[layer]
+    return Encoder(encode, extractor.channels[layer], role)
+
+
+def run(data: DataSpec, restore_from: str, layer: int, time: float | None = None) -> Encoder:
+    """The tokens of a finished network, without label or caption, near the data end of its path.
+
+    Args:
+      data: what it was trained on, perhaps at another resolution.
+      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role; the average `ema` where the run has one, else `student`.
+      layer: the block after which its tokens are taken, from 1.
+      time: of its path, noise drawn anew each time; the end, clean data, unless told.
+    """
+    folder, role = runs.split_reference(restore_from, "The encoder of the alignment")
+    step = runs.existing_step(folder, None)
+    if role is None:
+        role = "ema" if "ema" in runs.saved_tree(folder, step)["params"] else "student"
+    config = ConfigDict(_as_tuples(runs.read_config(folder, step)))
+    setting = make_setting(config, data, config.method.get("prediction", "velocity"))
+    network, path = setting.network, setting.path
+    check_layer(network, layer, f"The network of '{restore_from}'", "encoder.layer")
+    time = path.end if time is None else time
+    if not path.start <= time <= path.end:
+        raise ValueError(f"encoder.time is {time}, outside the path of '{restore_from}', [{path.start}, {path.end}].")
+
+    def encode(tree: PyTree, batch: Batch, key: Key[Array, ""]) -> Features:
+        images = batch["data"]
+        noise = setting.noise.sample(example_keys(key, batch["row"]), images.shape[1:])
+        t = jnp.full(len(images), time)
+        cond = network.drop({name: batch[name] for name in network.conditions}, jnp.ones(len(images), bool))
+        return network.hidden(tree, path.sample(noise, images, t), t, cond, layer=layer)[1]
+
+    directory = pathlib.Path(restore_from.partition(":")[0])
+    frozen = Role(init=network.init, restore_from=f"{directory}:{role}")
+    return Encoder(encode, hidden_channels(network, data, layer), frozen)
+
+
+def stored(data: DataSpec) -> Encoder:
+    """The features of the batch itself.
+
+    Args:
+      data: its feature_shape says what they are.
+    """
+    if not data.feature_shape:
+        raise ValueError(
+            "encoder 'stored' reads `features` of the batch, and these data bring none. Put the source into "
+            "dict(name='featured', source=..., folder=...), or choose an encoder that computes them."
+        )
+    return Encoder(lambda tree, batch, key: batch["features"], data.feature_shape[-1], None)
+
+
+ENCODERS: dict[str, Callable[..., Encoder]] = {"run": run, "stored": stored}
+
+
+def check_layer(network: Network, layer: int, who: str, option: str) -> None:
+    """Refuses a network without blocks and a block that it does not have.
+
+    Args:
+      network: whose tokens are wanted.
+      layer: after which block.
+      who: the network in words, for the message.
+      option: what to change.
+    """
+    if network.hidden is None:
+        raise ValueError(f"{who} has no blocks whose tokens could be aligned. Use 'dit', 'mmdit' or 'unet'.")
+    if not 1 <= layer <= network.layers:
+        raise ValueError(f"{option} is {layer}, but {who[0].lower()}{who[1:]} has blocks 1 ... {network.layers}.")
+
+
+def hidden_channels(network: Network, data: DataSpec, layer: int) -> int:
+    """The channels of the tokens after a block; nothing is computed."""
+
+    def tokens(key: Key[Array, ""]) -> Array:
+        cond = {name: jnp.zeros((1, *c.shape), c.dtype) for name, c in network.conditions.items()}
+        return network.hidden(network.init(key), jnp.zeros((1, *data.shape)), jnp.zeros(1), cond, layer=layer)[1]
+
+    return jax.eval_shape(tokens, jax.random.key(0)).shape[-1]
+
+
+def _as_tuples(value: Any) -> Any:
+    """A config as it comes back from JSON, lists as the tuples they were."""
+    if isinstance(value, Mapping):
+        return {key: _as_tuples(entry) for key, entry in value.items()}
+    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list) else value
