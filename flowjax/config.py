@@ -28,6 +28,7 @@ from flowjax.choices import check_type, suggestion
 SPECS = (
     "data", "coupling", "text", "network", "method", "path", "time", "weight", "noise", "preconditioning", "optimizer",
 )  # fmt: skip
+OPEN = ("restore", "writers")  # groups with names of one's own, checked entry by entry
 SPEC_MAPS = ("ema", "samplers", "evaluators")  # a name of one's own -> spec
 LEAST = {
     "seed": 0,
@@ -94,6 +95,8 @@ def defaults() -> ConfigDict:
     config.preconditioning = dict(name="none")
     config.optimizer = dict(name="adam", learning_rate=1e-3)
     config.ema = dict(ema=dict(name="warmup", decay=0.999))
+    # role -> RUN_DIRECTORY or RUN_DIRECTORY:role, to start from a role of a finished run: restore=dict(student="runs/small:ema")
+    config.restore = dict()
     config.samplers = dict(
         default=dict(name="heun", steps=20, grid=dict(name="uniform"), guidance=dict(name="none"), role="ema")
     )
@@ -197,7 +200,7 @@ def set_value(config: ConfigDict, path: str, value: Any) -> None:
                 node[key] = ConfigDict()
         seen += key + "."
         node = node[key]
-        open_node = open_node or (depth == 0 and key in (*SPECS, *SPEC_MAPS, "writers"))
+        open_node = open_node or (depth == 0 and key in (*SPECS, *SPEC_MAPS, *OPEN))
     if not isinstance(node, ConfigDict):
         raise ConfigError(f"'{seen.rstrip('.')}' is a value, not a group: '{path}' cannot be set.")
     if last not in node and not open_node:
@@ -256,6 +259,11 @@ def validate(config: ConfigDict) -> None:
         if not isinstance(options, (bool, ConfigDict)):
             raise ConfigError(
                 f"The config entry 'writers.{name}' is {options!r}; expected True, False or a group of options."
+            )
+    for role, reference in config.restore.items():
+        if not (isinstance(reference, str) and reference):
+            raise ConfigError(
+                f"The config entry 'restore.{role}' is {reference!r}; expected 'RUN_DIRECTORY' or 'RUN_DIRECTORY:role'."
             )
     for rule in config.partition_rules:
         if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str)):
@@ -328,7 +336,7 @@ def _validate_keys(config: ConfigDict, reference: ConfigDict, prefix: str) -> No
         if isinstance(reference[key], ConfigDict):
             if not isinstance(config[key], ConfigDict):
                 raise ConfigError(f"The config entry '{prefix + key}' is {config[key]!r}; expected a group of entries.")
-            if prefix or key not in (*SPECS, *SPEC_MAPS, "writers"):
+            if prefix or key not in (*SPECS, *SPEC_MAPS, *OPEN):
                 _validate_keys(config[key], reference[key], prefix + key + ".")
         else:
             _as_type_of(prefix + key, reference[key], config[key])

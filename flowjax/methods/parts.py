@@ -82,7 +82,7 @@ def make_setting(config: ConfigDict, data: DataSpec, prediction: str) -> Setting
     return Setting(
         path=path,
         noise=build("noise", config.noise, NOISES),
-        times=truncated(build("time distribution", config.time, TIMES), path.start, path.end),
+        times=truncated(build("time distribution", config.time, TIMES, shape=tuple(data.shape)), path.start, path.end),
         weight=make_weight(config.weight, data),
         network=network,
         prediction=prediction,

@@ -47,6 +47,30 @@ def shift_from_sizes(size: float, base: float) -> float:
     return math.sqrt(size / base)
 
 
+def resolved_shift(shift: float | str, base_shape: tuple = (), shape: tuple | None = None) -> float:
+    """A shift as a number: `shift` itself, or for 'resolution' equation (1) of the data's size over that of base_shape.
+
+    Args:
+      shift: a number, or 'resolution'.
+      base_shape: with 'resolution', (height, width) at which the shift is 1: where the times were right as they are.
+      shape: of one example, channels last.
+    """
+    if isinstance(shift, str) and shift != "resolution":
+        raise ValueError(f"shift='{shift}'; expected a number, or 'resolution' with base_shape=(height, width).")
+    if isinstance(shift, str) != bool(base_shape):
+        raise ValueError(
+            f"shift={shift!r} with base_shape={tuple(base_shape)}: 'resolution' and base_shape=(height, width) go together."
+        )
+    if not isinstance(shift, str):
+        return shift
+    if shape is None or len(shape) != len(base_shape) + 1:
+        raise ValueError(
+            f"shift='resolution' compares base_shape={tuple(base_shape)} with data of shape {shape}; expected the shape of "
+            "examples with channels last, and a base_shape without the channels."
+        )
+    return shift_from_sizes(math.prod(shape[:-1]), math.prod(base_shape))
+
+
 def shift_from_tokens(
     tokens: float, low: float = 256.0, low_mu: float = 0.5, high: float = 4096.0, high_mu: float = 1.15
 ) -> float:

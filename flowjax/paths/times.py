@@ -32,7 +32,7 @@ from jax.scipy import special
 from jaxtyping import Array, Float, Int, Key
 
 from flowjax.arrays import uniform_rows
-from flowjax.paths.shift import shift_slope, shift_time, unshift_time
+from flowjax.paths.shift import resolved_shift, shift_slope, shift_time, unshift_time
 
 Times = Float[Array, "..."]
 HALF_STEP = 2.0**-24  # half the spacing of jax.random.uniform in float32
@@ -124,9 +124,20 @@ def truncated(distribution: TimeDistribution, low: float, high: float) -> TimeDi
 
 
 def _common(
-    base: TimeDistribution, *, shift: float = 1.0, low: float = 0.0, high: float = 1.0, stratified: bool = False
+    base: TimeDistribution,
+    *,
+    shift: float | str = 1.0,
+    base_shape: tuple = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    stratified: bool = False,
+    shape: tuple | None = None,
 ) -> TimeDistribution:
-    """The options of every distribution: shift first, so that low and high bound the times that are drawn."""
+    """The options of every distribution: shift first, so that low and high bound the times that are drawn.
+
+    Whoever knows the shape of the data gives it: with shift='resolution' the shift follows from it and base_shape.
+    """
+    shift = resolved_shift(shift, base_shape, shape)
     return dataclasses.replace(truncated(shifted(base, shift), low, high), stratified=stratified)
 
 

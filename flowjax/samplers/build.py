@@ -86,8 +86,17 @@ class SamplerParts:
     _path: GaussianPath | None = None
 
 
-def make_parts(spec: Mapping[str, Any], prediction: str, path: GaussianPath) -> SamplerParts:
-    """Resolves a sampler spec: stepper, grid, guidance, role; unknown names and options fail with a suggestion."""
+def make_parts(
+    spec: Mapping[str, Any], prediction: str, path: GaussianPath, shape: tuple[int, ...] | None = None
+) -> SamplerParts:
+    """Resolves a sampler spec: stepper, grid, guidance, role; unknown names and options fail with a suggestion.
+
+    Args:
+      spec: see the module header.
+      prediction: what the network returns.
+      path: the path it was trained on.
+      shape: of one sample, for a grid whose shift follows from it.
+    """
     spec = {"grid": {"name": "uniform"}, "guidance": {"name": "none"}, "role": "ema", "denoise": None, **spec}
     options = {key: value for key, value in spec.items() if key not in COMMON}
     stepper = _build_stepper(options)
@@ -106,7 +115,7 @@ def make_parts(spec: Mapping[str, Any], prediction: str, path: GaussianPath) -> 
                 "of them back. Use a fixed-step sampler, such as 'heun'."
             )
     else:
-        grid = _build_grid(spec, usable)
+        grid = _build_grid(spec, usable, shape)
         guidance = make_guidance(spec["guidance"], grid)
     denoise = spec["denoise"]
     if denoise is None:  # samples are to be clean: a grid that ends at some noise is followed by E[x1 | x]
@@ -126,7 +135,7 @@ def _build_stepper(options: Mapping[str, Any]) -> Any:
     return choices.build("sampler", options, SAMPLERS)
 
 
-def _build_grid(spec: Mapping[str, Any], path: GaussianPath) -> np.ndarray:
+def _build_grid(spec: Mapping[str, Any], path: GaussianPath, shape: tuple[int, ...] | None) -> np.ndarray:
     steps = spec.get("steps")
     if spec["grid"].get("name") == "stored":
         grid = make_grid(spec["grid"], path)
@@ -137,7 +146,7 @@ def _build_grid(spec: Mapping[str, Any], path: GaussianPath) -> np.ndarray:
         return grid
     if not isinstance(steps, int) or isinstance(steps, bool):
         raise ValueError(f"Sampler '{spec['name']}' needs `steps`, a whole number, in its spec; got {steps!r}.")
-    return make_grid(spec["grid"], path, steps=steps)
+    return make_grid(spec["grid"], path, steps=steps, shape=shape)
 
 
 def make_branches(
@@ -206,7 +215,7 @@ def make_sampler(
     Returns:
       A Sampler. It starts from sigma(t_0) noise, which neglects alpha(t_0) x1 at the noise end of the path.
     """
-    parts = make_parts(spec, prediction, path)
+    parts = make_parts(spec, prediction, path, tuple(shape))
     if null is None and parts.guidance.needs == "unconditional":
         raise ValueError(
             f"Guidance '{parts.spec['guidance']['name']}' leads away from the unconditional prediction, but the network "

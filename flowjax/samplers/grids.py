@@ -24,6 +24,7 @@ import numpy as np
 
 from flowjax import choices
 from flowjax.paths.path import GaussianPath
+from flowjax.paths.shift import resolved_shift
 from flowjax.paths.times import TIMES, truncated
 
 
@@ -81,9 +82,19 @@ def uniform(
 
 
 def shifted(
-    path: GaussianPath, steps: int, shift: float = 3.0, start: float | None = None, end: float | None = None
+    path: GaussianPath,
+    steps: int,
+    shift: float | str = 3.0,
+    base_shape: tuple = (),
+    start: float | None = None,
+    end: float | None = None,
+    shape: tuple | None = None,
 ) -> np.ndarray:
-    """The resolution-dependent shift of Esser et al. 2024, t' = t / (s - (s - 1) t); shift = 1 is uniform."""
+    """The resolution-dependent shift of Esser et al. 2024, t' = t / (s - (s - 1) t); shift = 1 is uniform.
+
+    With shift='resolution' it follows from the shape of a sample and base_shape=(height, width), at which it is 1.
+    """
+    shift = resolved_shift(shift, base_shape, shape)
     if shift <= 0:
         raise ValueError(f"Grid 'shifted': shift={shift} must be positive. shift > 1 spends more steps near noise.")
     start, end = _ends(path, start, end)
@@ -136,12 +147,14 @@ def stored(path: GaussianPath, times: tuple) -> np.ndarray:
     return np.asarray(times, np.float64)
 
 
-def quantile(path: GaussianPath, steps: int, time: Mapping = {"name": "uniform"}) -> np.ndarray:
+def quantile(
+    path: GaussianPath, steps: int, time: Mapping = {"name": "uniform"}, shape: tuple | None = None
+) -> np.ndarray:
     """Quantiles of a distribution of training times (a spec of paths.times): steps where training looked most.
 
     The part of the distribution inside the path counts; its quantiles at 0 and 1 are the ends of the path.
     """
-    distribution = choices.build("time distribution", time, TIMES)
+    distribution = choices.build("time distribution", time, TIMES, shape=shape)
     if (path.start, path.end) != (0.0, 1.0):
         distribution = truncated(distribution, path.start, path.end)
     inner = _host(lambda: distribution.quantile(jnp.asarray(_fractions(steps)[1:-1])))

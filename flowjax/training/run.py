@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from flowjax.choices import build
+from flowjax.choices import build, suggestion
 from flowjax.config import ConfigError, refuse_another_run
 from flowjax.contract import Method, Role
 from flowjax.data import SOURCES
@@ -26,9 +27,33 @@ from flowjax.training.state import State
 def build_method(config: ConfigDict, source: Any) -> Method:
     """The method a config asks for; configuration mistakes come out as ConfigError."""
     try:
-        return build("method", config.method, METHODS, config=config, data=source.spec)
+        method = build("method", config.method, METHODS, config=config, data=source.spec)
+        return with_restored(method, config.restore.to_dict())
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
+
+
+def with_restored(method: Method, restore: Mapping[str, str]) -> Method:
+    """The method with roles that start from a finished run: at another resolution, on other data, with another method.
+
+    Args:
+      method: any.
+      restore: role -> RUN_DIRECTORY or RUN_DIRECTORY:role; without a role, the one of the same name. Roles that copy it,
+        such as averages, start from the same arrays.
+    """
+    roles = dict(method.roles)
+    for name, reference in restore.items():
+        if name not in roles:
+            raise ValueError(
+                f"restore.{name}: the method has no role '{name}'. Roles: {', '.join(roles)}.{suggestion(name, roles)}"
+            )
+        if roles[name].init is None:
+            source = f"as a copy of '{roles[name].copy_of}': restore that" if roles[name].copy_of else "elsewhere"
+            raise ValueError(f"restore.{name}: the role starts {source}. Leave this entry out.")
+        if roles[name].restore_from or roles[name].load:
+            raise ValueError(f"restore.{name}: the method itself says where this role starts. Leave this entry out.")
+        roles[name] = dataclasses.replace(roles[name], restore_from=reference)
+    return dataclasses.replace(method, roles=roles)
 
 
 @dataclasses.dataclass

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flowjax.paths.shift import (
+    resolved_shift,
     shift_from_sizes,
     shift_from_tokens,
     shift_slope,
@@ -66,3 +67,19 @@ def test_sizes():
     assert shift_from_sizes(1024**2, 256**2) == 4.0
     with pytest.raises(ValueError, match="positive"):
         shift_from_sizes(0, 256)
+
+
+def test_a_shift_from_the_resolution_is_the_ratio_of_the_sides():
+    assert resolved_shift(3.0) == 3.0
+    assert resolved_shift("resolution", (16, 16), (16, 16, 3)) == 1.0
+    assert resolved_shift("resolution", (16, 16), (64, 64, 3)) == pytest.approx(4.0)
+    assert resolved_shift("resolution", (16, 16), (16, 32, 4)) == pytest.approx(2**0.5)
+    for arguments, message in (
+        (("resolutoin", (16, 16), (16, 16, 3)), "expected a number, or 'resolution'"),
+        (("resolution",), "go together"),
+        ((2.0, (16, 16), (16, 16, 3)), "go together"),
+        (("resolution", (16, 16), None), "shape None"),
+        (("resolution", (16, 16), (2,)), "shape \\(2,\\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resolved_shift(*arguments)

@@ -163,3 +163,11 @@ def test_refusals():
         truncated(TIMES["uniform"](), 0.9, 0.2)
     with pytest.raises(ValueError, match="no mass"):
         TIMES["logit_normal"](mean=-20.0, std=0.1, low=0.5)
+
+
+def test_the_shift_can_follow_the_resolution():
+    spec = dict(name="logit_normal", shift="resolution", base_shape=(8, 8))
+    found = build("time", spec, TIMES, shape=(32, 32, 3))
+    expected = TIMES["logit_normal"](shift=4.0)
+    t = np.linspace(0.01, 0.99, 9, dtype=np.float32)
+    np.testing.assert_array_equal(found.density(jnp.asarray(t)), expected.density(jnp.asarray(t)))

@@ -204,6 +204,13 @@ def test_grid_formulas():
     shifted = make_grid({"name": "shifted", "shift": 3.0}, linear, steps=10)
     sigma = np.linspace(1, 0, 11)
     np.testing.assert_allclose(shifted, 1 - 3 * sigma / (1 + 2 * sigma), atol=1e-12)
+    tied = make_grid(
+        {"name": "shifted", "shift": "resolution", "base_shape": (4, 4)}, linear, steps=10, shape=(12, 12, 1)
+    )
+    np.testing.assert_allclose(tied, shifted, atol=1e-12)
+    times = {"name": "uniform", "shift": "resolution", "base_shape": (4, 4)}
+    quantiles = make_grid({"name": "quantile", "time": times}, linear, steps=10, shape=(12, 12, 1))
+    np.testing.assert_allclose(quantiles, shifted, atol=1e-6)
     levels = make_grid({"name": "log_snr"}, linear, steps=10)[1:-1]
     np.testing.assert_allclose(np.diff(np.log(levels / (1 - levels))), 2 * np.log(999) / 10, rtol=1e-5)
     last = make_grid({"name": "uniform", "last": 0.04}, linear, steps=5)
