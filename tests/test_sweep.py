@@ -1,5 +1,6 @@
 """Sweeps: what the helpers make, how runs are named and launched, and what a sweep leaves."""
 
+import functools
 import json
 import pathlib
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -16,7 +18,7 @@ from flowjax.evaluation import tables
 from flowjax.evaluation.receipts import make_receipt, write_receipt
 from flowjax.sweep import __main__ as command_line
 from flowjax.sweep import launch, results
-from flowjax.sweep.jobs import as_text, label, plan, short_names
+from flowjax.sweep.jobs import Job, as_text, label, plan, short_names
 from flowjax.sweep.points import points_of
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -124,8 +126,6 @@ def test_every_mistake_is_told_before_anything_runs(tmp_path, capsys, monkeypatc
 
 
 def test_a_config_file_needs_a_sweep_of_its_own(tmp_path):
-    import types
-
     module = types.ModuleType("config")
     module.sweep = hyper.sweep  # imported, not its own
     with pytest.raises(ConfigError, match="has no function sweep"):
@@ -198,6 +198,37 @@ def test_failed_runs_are_told_finished_ones_are_kept_and_the_table_is_made(tmp_p
     assert len(started) == 2 and all("seed=1" in name for name in started)  # the finished ones are not run again
 
 
+def test_choosing_runs_keeps_the_results_of_the_others(tmp_path, capsys, monkeypatch):
+    started = []
+
+    def start(job, environment):
+        started.append(job.config["seed"])
+        return StubProcess(job, environment)
+
+    monkeypatch.setattr(launch, "start_process", start)
+    out = tmp_path / "out"
+    body = "hyper.product(hyper.sweep('optimizer.learning_rate', [1e-3, 3e-3]), hyper.sweep('seed', [0, 2]))"
+    arguments = ["--config", config_file(tmp_path, body), "--out", str(out), "--workers", "1"]
+
+    def table():
+        return [
+            line.split(" | ")[:2] for line in (out / "results.md").read_text().splitlines() if line.startswith("| 0.0")
+        ]
+
+    assert command_line.main([*arguments, "--only", "*seed=2*"]) == 0
+    assert started == [2, 2] and table() == [["| 0.001", "3"], ["| 0.003", "5"]]
+    assert command_line.main([*arguments, "--only", "*seed=0*"]) == 0
+    assert started == [2, 2, 0, 0] and table() == [["| 0.001", "2 ± 1.41"], ["| 0.003", "4 ± 1.41"]]
+    assert command_line.main([*arguments, "--only", "*rate=0.001,seed=2*"]) == 0  # finished already: nothing to run
+    assert len(started) == 4 and table() == [["| 0.001", "2 ± 1.41"], ["| 0.003", "4 ± 1.41"]]
+    assert len(list((out / "receipts").glob("distance*.json"))) == 4
+    # An unfinished run leaves the table until it is finished again.
+    (unfinished,) = (out / "runs").glob("learning_rate=0.003,seed=2*")
+    (unfinished / "status.json").write_text(json.dumps(dict(state="stopped", step=30)))
+    assert command_line.main([*arguments, "--only", "*rate=0.001*"]) == 0
+    assert table() == [["| 0.001", "2 ± 1.41"], ["| 0.003", "3"]]
+
+
 def test_ctrl_c_ends_the_children_and_starts_no_more(tmp_path):
     body = "hyper.sweep('seed', [0, 1, 2])"
     jobs = plan(config_file(tmp_path, body), [], tmp_path / "out")
@@ -224,6 +255,71 @@ def test_slurm_without_submitit_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ImportError, match=r"pip install 'flowjax-research\[sweep\]'"):
         launch.run_on_slurm([], tmp_path, 0, {})
+
+
+@pytest.fixture
+def submitit():
+    return pytest.importorskip("submitit", reason="needs the extra sweep")
+
+
+def test_slurm_arrays_run_report_and_fail_one_by_one(submitit, tmp_path, capsys, monkeypatch):
+    """The launcher 'slurm' on submitit's local cluster: pickled, run by real processes, and collected."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(launch, "run_on_slurm", functools.partial(launch.run_on_slurm, cluster="local"))
+    body = "hyper.product(hyper.sweep('optimizer.learning_rate', [1e-3, 1e30]), hyper.fix('optimizer.clip_norm', None))"
+    arguments = ["--config", config_file(tmp_path, body), "--out", str(tmp_path / "out"), "--launcher", "slurm"]
+    assert command_line.main([*arguments, "--config.steps=20", "--slurm", "timeout_min=5", "slurm_partition=any"]) == 1
+    told = capsys.readouterr()
+    assert "learning_rate=0.001" in told.out and ": finished after" in told.out and ": failed after" in told.out
+    assert "Training stopped at step" in told.err and "learning_rate=1e+30" in told.err
+    assert "1 runs." in (tmp_path / "out" / "results.md").read_text()
+
+
+class WaitForSignal(Job):
+    """It says that it is up, and ends when it is asked to."""
+
+    @property
+    def command(self):
+        script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print('up', flush=True)"
+        return [sys.executable, "-c", f"{script}; time.sleep(60)"]
+
+
+def test_a_task_is_stopped_from_a_signal_handler_and_queued_again(tmp_path, monkeypatch):
+    """submitit calls checkpoint() in a signal handler, on top of the frame that waits for the process."""
+    helpers = types.SimpleNamespace(DelayedSubmission=lambda task: task)
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(helpers=helpers))
+    job = WaitForSignal("job", {}, "", (), tmp_path, {})
+    task, queued = launch.SlurmTask(job), []
+
+    def press():
+        while not job.log.exists() or "up" not in job.log.read_text():
+            time.sleep(0.02)
+        signal.raise_signal(signal.SIGUSR2)
+
+    previous = signal.signal(signal.SIGUSR2, lambda *_: queued.append(task.checkpoint()))
+    try:
+        threading.Thread(target=press, daemon=True).start()
+        began = time.monotonic()
+        assert task() == 143
+    finally:
+        signal.signal(signal.SIGUSR2, previous)
+    assert time.monotonic() - began < launch.GRACE / 2  # it was not killed
+    assert len(queued) == 1 and queued[0] is not task and queued[0].job is job
+
+
+def test_nodes_get_the_environment_of_the_user(tmp_path, monkeypatch):
+    """Looking at configs happens on the CPU, but what Slurm hands on to the nodes must not say so."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    seen = []
+
+    def run_on_slurm(jobs, *_):
+        seen.append(dict(launch.os.environ))
+        return []
+
+    monkeypatch.setattr(launch, "run_on_slurm", run_on_slurm)
+    arguments = ["--config", config_file(tmp_path, "hyper.fix('seed', 3)"), "--out", str(tmp_path / "out")]
+    assert command_line.main([*arguments, "--launcher", "slurm"]) == 0
+    assert len(seen) == 1 and "JAX_PLATFORMS" not in seen[0]
 
 
 def test_bars_where_nothing_swept_is_a_number(tmp_path):

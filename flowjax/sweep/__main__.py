@@ -37,7 +37,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--workers", type=int, default=0, help="runs at a time (default: one a GPU, else one a core)")
     parser.add_argument("--launcher", default="local", choices=("local", "slurm"))
     parser.add_argument("--slurm", nargs="*", default=[], metavar="KEY=VALUE", help="submitit's parameters")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="runs whose name matches, as 'preset=edm*'")
+    parser.add_argument(
+        "--only", default="*", metavar="PATTERN", help="run these, as 'preset=edm*'; the results are of all"
+    )
     parser.add_argument("--metric", default="", help="of the figure (default: the first ratio to a floor)")
     parser.add_argument("--dry-run", action="store_true", help="check every config, print the commands, run nothing")
     options, rest = parser.parse_known_args(arguments)
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for job in chosen:
                 print(f"# {job.name} ({'finished' if job.finished() else job.state()})\n{shlex.join(job.command)}")
             return 0
-        return _run(options, jobs, chosen, environ)
+    # The environment is the user's again: Slurm hands it on to the nodes. JAX has read it by now, and stays on the CPU.
+    return _run(options, jobs, chosen, environ)
 
 
 def _run(options: argparse.Namespace, jobs: list, chosen: list, environ: dict[str, str]) -> int:
@@ -106,12 +109,12 @@ def _run(options: argparse.Namespace, jobs: list, chosen: list, environ: dict[st
         results.manifest(jobs, options.out, said)
         print("flowjax: stopped; the same command goes on from the checkpoints", file=sys.stderr)
         return 130
-    finished = done + [result.job for result in outcomes if result.state == "finished"]
-    if finished:
-        ordered = [job for job in chosen if job in finished]
-        title = f"Sweep of {pathlib.Path(options.config.partition(':')[0]).stem}"
-        print(f"results: {results.write_results(ordered, options.out, title, options.metric)}")
     failed = [result for result in outcomes if result.state != "finished"]
+    # Of the whole sweep, not of those chosen by --only: runs that finished before stay in the table.
+    finished = [job for job in jobs if job.finished() and job.name not in {result.job.name for result in failed}]
+    if finished:
+        title = f"Sweep of {pathlib.Path(options.config.partition(':')[0]).stem}"
+        print(f"results: {results.write_results(finished, options.out, title, options.metric)}")
     for result in failed:
         print(f"\n{result.job.name} {result.state}; its log, {result.job.log}, ends with", file=sys.stderr)
         print("\n".join("    " + line for line in result.tail.splitlines()), file=sys.stderr)

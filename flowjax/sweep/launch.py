@@ -206,18 +206,24 @@ class SlurmTask:
     """What submitit runs on a node: the job's process; when Slurm ends the allocation, it saves and is queued again."""
 
     def __init__(self, job: Job):
-        self.job = job
+        self.job, self._process = job, None
 
     def __call__(self) -> int:
         """The exit status of the run."""
         self._process = start_process(self.job, os.environ)
-        return self._process.wait()
+        # submitit calls `checkpoint` in a signal handler, on top of this frame: were this thread in Popen.wait, which holds
+        # a lock, the handler could never see the process end.
+        threading.Thread(target=self._process.wait, daemon=True).start()
+        while self._process.returncode is None:
+            time.sleep(0.1)
+        return self._process.returncode
 
     def checkpoint(self) -> Any:
         """Called by submitit before a timeout or a pre-emption: the same run, from the checkpoint it saves now."""
         import submitit
 
-        end([self._process])
+        if self._process is not None:
+            end([self._process])
         return submitit.helpers.DelayedSubmission(SlurmTask(self.job))
 
 
