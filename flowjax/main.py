@@ -15,9 +15,17 @@ MODES = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line, as every other one, and not a page of usage."""
+
+    def error(self, message):
+        """Ends with exit status 2."""
+        self.exit(2, f"flowjax: {message} (--help lists the options)\n")
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the command line into its own options and the --config.key=value overrides."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m flowjax.main",
         description="Train, sample, evaluate, plan or check a FlowJAX config.",
         epilog="modes:\n" + "\n".join(f"  {name:7} {text}" for name, text in MODES.items()),
@@ -99,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return modes.MODES[options.mode](config, workdir, options) or 0
     except (ConfigError, CheckpointError, NotFinite) as error:
-        return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
+        return _refuse(f"{error}{_leftover(str(error), overrides)}", 2 if isinstance(error, ConfigError) else 1)
     except ImportError as error:
         if "pip install" not in str(error):  # a mistake of ours, not a package that the user left out
             raise
@@ -109,6 +117,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(
             f"{what} (--workdir={workdir} must be a folder that can be written)" if error.filename else what, 1
         )
+
+
+def _leftover(message: str, overrides: list[str]) -> str:
+    """What to do when --config.network.name=unet meets options that the config file gave to another network."""
+    named = [override.partition("=") for override in overrides if override.partition("=")[0].endswith(".name")]
+    if "has no option" not in message or not named:
+        return ""
+    ways = " or ".join(f"--config.{key.removesuffix('.name')}=\"{{'name': '{value}'}}\"" for key, _, value in named)
+    return f" If the config file set it, for another name, replace the whole entry: {ways}."
 
 
 def _refuse(error: Exception | str, status: int) -> int:

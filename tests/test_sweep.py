@@ -251,10 +251,20 @@ def test_ctrl_c_ends_the_children_and_starts_no_more(tmp_path):
     assert len(children) == 1 and children[0].wait(5) == -signal.SIGTERM
 
 
-def test_slurm_without_submitit_says_what_to_install(tmp_path, monkeypatch):
+def test_slurm_without_submitit_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ImportError, match=r"pip install 'flowjax-research\[sweep\]'"):
-        launch.run_on_slurm([], tmp_path, 0, {})
+    arguments = ["--config", config_file(tmp_path, "hyper.fix('seed', 3)"), "--out", str(tmp_path / "out")]
+    assert command_line.main([*arguments, "--launcher", "slurm"]) == 2
+    assert "pip install 'flowjax-research[sweep]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pattern_that_matches_nothing_is_told_of_the_one_that_would(tmp_path, capsys):
+    body = "hyper.sweep('seed', [0, 1, 2])"
+    arguments = ["--config", config_file(tmp_path, body), "--out", str(tmp_path / "out")]
+    assert command_line.main([*arguments, "--only", "seed=1"]) == 2
+    told = capsys.readouterr().err
+    assert "No run matches --only 'seed=1'. Did you mean '*seed=1*', which matches 1?" in told and "\n  seed=2-" in told
 
 
 @pytest.fixture
@@ -316,6 +326,7 @@ def test_nodes_get_the_environment_of_the_user(tmp_path, monkeypatch):
         seen.append(dict(launch.os.environ))
         return []
 
+    monkeypatch.setitem(sys.modules, "submitit", types.ModuleType("submitit"))
     monkeypatch.setattr(launch, "run_on_slurm", run_on_slurm)
     arguments = ["--config", config_file(tmp_path, "hyper.fix('seed', 3)"), "--out", str(tmp_path / "out")]
     assert command_line.main([*arguments, "--launcher", "slurm"]) == 0

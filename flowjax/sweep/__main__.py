@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the command line into its own options and the --config.key=value overrides."""
     from flowjax import main
 
-    parser = argparse.ArgumentParser(
+    parser = main.Parser(
         prog="python -m flowjax.sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,14 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environ = dict(os.environ)
     with _on_cpu():  # this process only looks at configs: the accelerator belongs to the runs
         from flowjax.sweep import jobs as planning
+        from flowjax.sweep import launch
 
         try:
+            if options.launcher == "slurm" and not options.dry_run:
+                launch.import_submitit()
             jobs = planning.plan(options.config, overrides, options.out)
-        except ValueError as error:  # a ConfigError, or what a config file says of its argument
+        except (ValueError, ImportError) as error:  # a ConfigError, or what a config file says of its argument
             return _refuse(str(error))
-        chosen = [job for job in jobs if fnmatch.fnmatch(job.name, options.only)]
+        matching = lambda pattern: [job for job in jobs if fnmatch.fnmatch(job.name, pattern)]
+        chosen = matching(options.only)
         if not chosen:
-            return _refuse(f"No run matches --only '{options.only}'. Runs: {', '.join(job.name for job in jobs)}.")
+            wider = f"*{options.only}*"
+            hint = f" Did you mean '{wider}', which matches {count}?" if (count := len(matching(wider))) else ""
+            listed = "".join(f"\n  {job.name}" for job in jobs)
+            return _refuse(f"No run matches --only '{options.only}'.{hint} Runs:{listed}")
         if options.dry_run:
             for job in chosen:
                 print(f"# {job.name} ({'finished' if job.finished() else job.state()})\n{shlex.join(job.command)}")
@@ -103,8 +110,6 @@ def _run(options: argparse.Namespace, jobs: list, chosen: list, environ: dict[st
             gpus = launch.gpu_names(environ)
             workers = launch.worker_environments(options.workers, len(due), launch.core_count(), gpus, environ)
             outcomes = launch.run_locally(due, workers, report)
-    except ImportError as error:
-        return _refuse(str(error))
     except KeyboardInterrupt:
         results.manifest(jobs, options.out, said)
         print("flowjax: stopped; the same command goes on from the checkpoints", file=sys.stderr)

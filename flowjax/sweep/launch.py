@@ -227,6 +227,17 @@ class SlurmTask:
         return submitit.helpers.DelayedSubmission(SlurmTask(self.job))
 
 
+def import_submitit() -> Any:
+    """The package submitit, or what to install."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise ImportError(
+            "The launcher 'slurm' needs submitit: pip install 'flowjax-research[sweep]'. Or use --launcher local."
+        ) from error
+    return submitit
+
+
 def run_on_slurm(
     jobs: Sequence[Job],
     folder: str | os.PathLike,
@@ -245,12 +256,7 @@ def run_on_slurm(
       report: called with each outcome, in the order of the jobs.
       cluster: of submitit: slurm, or local and debug for tests.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError(
-            "The launcher 'slurm' needs submitit: pip install 'flowjax-research[sweep]'. Or use --launcher local."
-        ) from error
+    submitit = import_submitit()
     executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
     executor.update_parameters(slurm_array_parallelism=at_once or len(jobs), **options)
     began = time.perf_counter()

@@ -214,6 +214,14 @@ BAD = {
         "Roles",
     ),
     "nothing to sample": (["--mode=sample"], 1, "There is no run in", "Train first"),
+    "unknown mode": (["--mode=evaluate"], 2, "invalid choice: 'evaluate'", "replay"),
+    "forgotten dashes": (["config.steps=3"], 2, "unknown option config.steps=3", "--config.key=value"),
+    "another network's options": (
+        ["--config.network.name=unet"],
+        2,
+        "has no option 'depth'",
+        "replace the whole entry: --config.network=\"{'name': 'unet'}\"",
+    ),
     "unknown data": (["--config.data.name=moon"], 2, "Unknown data source 'moon'", "Did you mean 'moons'"),
 }
 
