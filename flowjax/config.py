@@ -95,7 +95,7 @@ def defaults() -> ConfigDict:
     config.preconditioning = dict(name="none")
     config.optimizer = dict(name="adam", learning_rate=1e-3)
     config.ema = dict(ema=dict(name="warmup", decay=0.999))
-    # role -> RUN_DIRECTORY or RUN_DIRECTORY:role, to start from a role of a finished run: restore=dict(student="runs/small:ema")
+    # role -> RUN_DIRECTORY or RUN_DIRECTORY:role of a finished run to start from: restore=dict(student="runs/small:ema")
     config.restore = dict()
     config.samplers = dict(
         default=dict(name="heun", steps=20, grid=dict(name="uniform"), guidance=dict(name="none"), role="ema")
