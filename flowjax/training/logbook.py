@@ -95,7 +95,9 @@ class Logbook:
         self.status("running", step)
         if self._writers.active:
             start = ["config, where it differs from the defaults:", *(f"  {line}" for line in lines)]
-            print(f"resuming from step {step}" if step else "\n".join(start), flush=True)
+            finished = step == self.config.steps
+            resumed = f"finished before, at step {step}: nothing to do" if finished else f"resuming from step {step}"
+            print(resumed if step else "\n".join(start), flush=True)
 
     def waited_for_data(self, seconds: float) -> None:
         """Counts time in which the device had nothing to do because a batch was not there yet."""

@@ -260,6 +260,13 @@ def test_a_workdir_is_of_one_run(uninterrupted):
     assert (uninterrupted / "config.json").read_text() == before
 
 
+def test_a_finished_run_says_so(uninterrupted):
+    before = digest(uninterrupted)
+    again = run(uninterrupted, *LONG)
+    assert again.returncode == 0 and "finished before, at step 400: nothing to do" in again.stdout, again.stderr
+    assert digest(uninterrupted) == before
+
+
 def test_measuring_again_replaces_the_receipts(uninterrupted):
     sets = []
     for _ in range(2):
