@@ -12,7 +12,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "flowjax" / "__init__.py").
 REQUIRES = [
     "jax>=0.10,<0.12",
     "flax>=0.12,<0.13",
-    "optax>=0.2.6,<0.3",
+    "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
     "chex>=0.1.91,<0.2",
     "ml_collections>=1.1,<2",

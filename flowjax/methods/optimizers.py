@@ -91,12 +91,60 @@ def sgd(
     return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
 
 
+def muon(
+    total_steps: int,
+    learning_rate: float = 1e-2,
+    warmup_steps: int = 0,
+    decay: str = "constant",
+    final_fraction: float = 0.0,
+    clip_norm: float | None = 1.0,
+    momentum: float = 0.95,
+    vector_rate: float = 0.2,
+    b1: float = 0.9,
+    b2: float = 0.99,
+) -> Optimizer:
+    """Muon (Jordan et al. 2024): each matrix moves by its momentum with all singular values made equal, about 1.
+
+    A kernel of a convolution is a matrix from all its inputs to its outputs. Vectors and scalars follow Nadam, at
+    `vector_rate` times the learning rate. The step of a matrix does not shrink with its gradient: let the rate decay.
+
+    Args:
+      total_steps: of the run, for the decay.
+      learning_rate: of matrices; a step of a matrix has singular values of about this times sqrt(max(1, outputs / inputs)).
+      warmup_steps: linear warm-up from 0.
+      decay: constant, cosine, linear or inverse_sqrt.
+      final_fraction: what is left of the rate at the end.
+      clip_norm: of all gradients together; matters for vectors only.
+      momentum: of matrices, with Nesterov's correction.
+      vector_rate: Nadam's rate over learning_rate.
+      b1, b2: of Nadam.
+    """
+
+    def rule(schedule):
+        return optax.contrib.muon(
+            schedule,
+            beta=momentum,
+            adam_b1=b1,
+            adam_b2=b2,
+            adam_learning_rate=lambda step: vector_rate * schedule(step),
+            muon_weight_dimension_numbers=_as_matrices,
+        )
+
+    return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
+
+
+def _as_matrices(tree):
+    """How each leaf is a matrix: the last axis for outputs, the others for inputs; None for vectors and scalars."""
+    axes = lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+    return jax.tree.map(lambda leaf: axes(leaf) if leaf.ndim >= 2 else None, tree)
+
+
 def _matrices(tree):
     """Weight decay reaches only what has two axes or more: biases, gains and scalars are left alone."""
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "sgd": sgd}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "muon": muon, "sgd": sgd}
 
 
 def make_optimizer(spec: Spec, total_steps: int) -> Optimizer:

@@ -1,0 +1,56 @@
+"""Optimizers do what their names say, on matrices whose answer is known."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flowjax.methods.optimizers import make_optimizer
+
+ROTATION = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
+
+
+def first_step(spec, parameters, gradients):
+    optimizer = make_optimizer(spec, 10)
+    changes, _ = optimizer.tx.update(gradients, optimizer.tx.init(parameters), parameters)
+    return changes
+
+
+def test_muon_moves_a_matrix_by_equal_singular_values_along_its_gradient():
+    """The gradient U S V^T becomes -rate U V^T, but for the iteration's coarse idea of 1 (0.7 to 1.2)."""
+    gradient = jnp.asarray(ROTATION @ np.diag([3.0, 2.0, 1.0, 1.0, 0.5, 0.5]), jnp.float32)
+    change = first_step(dict(name="muon", learning_rate=0.1, clip_norm=None), {"w": gradient * 0}, {"w": gradient})["w"]
+    aligned = -np.asarray(change) / 0.1 @ np.eye(6)
+    values = np.linalg.svd(aligned, compute_uv=False)
+    assert values.min() > 0.6 and values.max() < 1.3
+    # In the bases of the gradient the step is diagonal.
+    diagonal = ROTATION.T @ aligned
+    np.testing.assert_allclose(diagonal - np.diag(np.diag(diagonal)), 0, atol=1e-4)
+    assert (np.diag(diagonal) > 0.6).all()
+
+
+def test_muon_sees_a_convolution_as_the_matrix_from_its_inputs_and_leaves_vectors_to_nadam():
+    draw = np.random.default_rng(1)
+    kernel, bias = jnp.asarray(draw.normal(size=(3, 3, 2, 5)), jnp.float32), jnp.asarray([1.0, -2.0, 3.0, -4.0, 5.0])
+    tree = {"kernel": kernel, "bias": bias}
+    spec = dict(name="muon", learning_rate=0.1, vector_rate=0.5, clip_norm=None)
+    changes = first_step(spec, {name: leaf * 0 for name, leaf in tree.items()}, tree)
+    flat = first_step(spec, {"kernel": jnp.zeros((18, 5))}, {"kernel": kernel.reshape(18, 5)})
+    np.testing.assert_allclose(changes["kernel"].reshape(18, 5), flat["kernel"], atol=1e-6)
+    # The first step of Nadam: b1 m / (1 - b1^2) + g (1 - b1) / (1 - b1) with m = (1 - b1) g, over |g|.
+    np.testing.assert_allclose(changes["bias"], -0.05 * (0.9 * 0.1 / 0.19 + 1) * np.sign(bias), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "muon", "sgd"])
+def test_a_quadratic_is_brought_down(name):
+    optimizer = make_optimizer(dict(name=name, learning_rate=0.1, decay="linear"), 200)
+    parameters = {"w": jnp.asarray(ROTATION, jnp.float32), "b": jnp.ones(3)}
+    state = optimizer.tx.init(parameters)
+    for _ in range(200):
+        changes, state = optimizer.tx.update(parameters, state, parameters)
+        parameters = optax.apply_updates(parameters, changes)
+    assert optax.tree.norm(parameters) < 0.1
+
+
+def test_the_rates_that_are_logged():
+    assert make_optimizer(dict(name="muon", learning_rate=0.02, warmup_steps=4), 10).learning_rate(2) == 0.01
