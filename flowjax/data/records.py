@@ -87,7 +87,9 @@ class Prepared:
         """The raw records of a split, by index: len(), [i], and `__getitems__` for many at once."""
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        return ArrayRecordDataSource([str(self.folder / shard["file"]) for shard in self.card["splits"][split]["shards"]])
+        return ArrayRecordDataSource(
+            [str(self.folder / shard["file"]) for shard in self.card["splits"][split]["shards"]]
+        )
 
     def headers(self, split: str) -> Iterator[dict[str, Any]]:
         """The header of every record of a split, in order: captions and labels without pictures."""
