@@ -24,7 +24,7 @@ TINY = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: tiny; network = dit, mmdit or unet; resolution; objects (at most, in a scene); captions = short, both or full."""
+    """Options: tiny; network = dit, mmdit, unet; resolution; objects = the most in a scene; captions = short, both, full."""
     options = parse_argument(argument, tiny=False, network="dit", resolution=32, objects=2, captions="short")
     network = choose("network", options.network, NETWORKS)
     config = defaults()
