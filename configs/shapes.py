@@ -8,8 +8,10 @@ The transformer predicts the clean picture from patches of 4 x 4 pixels, with th
 lies near few values, one of velocity or noise fills all 48 dimensions. Captions are read by an encoder trained along.
 """
 
-from flowjax.choices import choose
-from flowjax.config import ConfigDict, defaults, parse_argument, schedule
+from flowjax import sweep as hyper
+from flowjax.choices import build, choose
+from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
+from flowjax.data import SOURCES
 
 NETWORKS = {
     "dit": dict(name="dit", width=128, depth=6, heads=4, patch=4),
@@ -21,12 +23,38 @@ TINY = {
     "mmdit": dict(width=32, depth=2, heads=2),
     "unet": dict(channels=8, multipliers=(1, 1), attention=(8,), head_channels=8),
 }
+# What the ablations change, one at a time: config key -> value. Times end at 0.95 as in the config itself, and begin
+# at 0.05 where the factor of the loss in velocity has a pole at noise.
+CHANGES = {
+    "none": {},
+    "logit_normal_time": {"time": dict(name="logit_normal", high=0.95)},
+    "shifted_time": {"time": dict(name="uniform", shift=2.0, high=0.95)},
+    "trigonometric_path": {"path": dict(name="trigonometric")},
+    "vp_path": {"path": dict(name="vp"), "time": dict(name="uniform", low=0.05, high=0.95)},
+    "velocity_prediction": {"method.prediction": "velocity"},
+    "noise_prediction": {"method.prediction": "noise", "time": dict(name="uniform", low=0.05, high=0.95)},
+    "alignment": {
+        "method.alignment": dict(
+            encoder=dict(name="efficientnet_lite0", layer="b4", input_size=64), layer=3, weight=0.5
+        )
+    },
+    "curriculum": {},  # one object first, then as many as there are: see get_config
+    "adam": {"optimizer": dict(name="adam", learning_rate=2e-3, warmup_steps=100, decay="cosine", final_fraction=0.02)},
+    "text_transformer": {"text": dict(name="transformer", width=64, depth=2, heads=2)},
+}
+ABLATION_STEPS = 2_000
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: tiny; network = dit, mmdit, unet; resolution; objects = the most in a scene; captions = short, both, full."""
-    options = parse_argument(argument, tiny=False, network="dit", resolution=32, objects=2, captions="short")
+    """Options: tiny; network = dit, mmdit, unet; resolution; objects = the most in a scene; captions = short, both, full;
+    change = one of the ablations.
+    """
+    options = parse_argument(
+        argument, tiny=False, network="dit", resolution=32, objects=2, captions="short", change="none"
+    )
+    change = choose("change", options.change, CHANGES)
     network = choose("network", options.network, NETWORKS)
+    resolution = 16 if options.tiny else options.resolution
     config = defaults()
     config.name = "shapes" if options.network == "dit" else f"shapes_{options.network}"
     config.steps = 7_000
@@ -34,7 +62,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.steps_per_dispatch = 10  # on a CPU one update a call takes half as long again
     config.data = dict(
         name="shapes",
-        resolution=options.resolution,
+        resolution=resolution,
         objects=(1, options.objects),
         captions=options.captions,
         # A short caption says nothing of textures: they would be noise that the model has to learn.
@@ -58,12 +86,22 @@ def get_config(argument: str = "") -> ConfigDict:
         captions=dict(name="caption_accuracy"),
         sliced_w2=dict(name="sliced_w2"),
     )
+    if options.change != "none":
+        config.name += f"_{options.change}"
+    for key, value in change.items():
+        set_value(config, key, value)
+    if options.change == "curriculum":
+        hard = config.data.to_dict()
+        length = build("data source", hard, SOURCES).spec.text_length
+        easy = hard | dict(objects=(1, 1), text_length=length)
+        config.data = dict(name="mix", sources=(easy, hard), schedule=((0.0, (1, 0)), (0.3, (0, 1)), (1.0, (0, 1))))
     if options.tiny:
         config.name += "_tiny"
         config.steps, config.batch_size, config.steps_per_dispatch = 8, 16, 4
-        config.data.resolution = 16
         config.network.update(TINY[options.network])
         config.text.width = 16
+        if "alignment" in config.method:
+            config.method.alignment.layer = 1
         config.optimizer.warmup_steps = 2
         config.when.log = schedule(every_steps=4)
         config.when.sample = config.when.evaluate = schedule(at_percent=(100,))
@@ -72,3 +110,8 @@ def get_config(argument: str = "") -> ConfigDict:
         config.evaluation = dict(count=16, batch_size=16)
         config.evaluators.captions.real = 32
     return config
+
+
+def sweep() -> list[hyper.Point]:
+    """The ablations: one change at a time, all with the same number of updates."""
+    return hyper.product(hyper.sweep(":change", CHANGES), hyper.fix("steps", ABLATION_STEPS))

@@ -37,3 +37,13 @@ def test_spine_measures_the_samplers(tmp_path):
     assert orders["heun"] == pytest.approx(2, abs=0.3)
     assert orders["rk4"] == pytest.approx(4, abs=0.3)
     assert (tmp_path / "published" / "samplers.png").exists()
+
+
+@pytest.mark.slow
+def test_text_to_image_trains_and_measures(tmp_path):
+    assert script("text_to_image").main(["--tiny", "--parts", "main", "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    cases = {(receipt["split"], receipt["objects"], receipt["guidance_scale"]) for receipt in receipts}
+    assert len(cases) == len(receipts) == 7
+    assert all(0 <= receipt["value"] <= 1 and receipt["samples"] == 16 for receipt in receipts)
+    assert (tmp_path / "published" / "samples.png").exists()

@@ -35,7 +35,7 @@ from flowjax.config import ConfigDict
 from flowjax.evaluation import run_files, tables
 from flowjax.evaluation.coverage import mode_weights
 from flowjax.evaluation.distances import sliced_w2
-from flowjax.evaluation.receipts import make_receipt, read_receipts, write_receipt
+from flowjax.evaluation.receipts import make_receipt, read_receipts, replace_receipts
 from flowjax.losses.denoising import prediction_loss
 from flowjax.methods.parts import draw, make_setting
 from flowjax.paths.oracles import three_modes_1d
@@ -71,15 +71,6 @@ rows=metric value=value,floor,samples,nfe format="samples:,d,nfe:d" -->
 
 ![Generated digits](digits.png)
 """
-
-
-def replace_receipts(folder: pathlib.Path, part: str, receipts: list[dict]) -> None:
-    """Writes the receipts of one part of the experiment in place of its earlier ones."""
-    for file in folder.glob("*.json"):
-        if run_files.read_json(file).get("part") == part:
-            file.unlink()
-    for receipt in receipts:
-        write_receipt(folder, {**receipt, "part": part})
 
 
 def solve(name: str, steps: int) -> np.ndarray:

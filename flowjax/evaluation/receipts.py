@@ -217,6 +217,15 @@ def write_receipt(directory: str | os.PathLike, receipt: Mapping[str, Any]) -> p
     return path
 
 
+def replace_receipts(folder: pathlib.Path, part: str, receipts: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the receipts of one part of an experiment in place of its earlier ones."""
+    for file in folder.glob("*.json"):
+        if read_json(file).get("part") == part:
+            file.unlink()
+    for receipt in receipts:
+        write_receipt(folder, {**receipt, "part": part})
+
+
 def read_receipts(
     sources: str | os.PathLike | Iterable[str | os.PathLike], root: str | os.PathLike = "."
 ) -> list[dict[str, Any]]:
