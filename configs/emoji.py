@@ -1,0 +1,75 @@
+"""Emoji from words in three styles: "google style: red apple", "fluent style: sleeping cat".
+
+    python -m flowjax.data.prepare emoji
+    python -m flowjax.data.prepare efficientnet_lite0
+    python -m flowjax.main --config=configs/emoji.py                  # 32 x 32, a night on a CPU
+    python -m flowjax.main --config=configs/emoji.py:accelerator      # 64 x 64, on one accelerator
+
+Whole families of emoji are held out, with all their skin tones and variants. Words are those of the training captions; a
+held-out name may hold words that training never shows. `text=minilm` reads captions with MiniLM instead, which knows them.
+"""
+
+from flowjax.choices import choose
+from flowjax.config import ConfigDict, defaults, parse_argument, schedule
+
+CAPTIONED = dict(name="emoji", size=32, labels=False, variants=True, tokenizer=dict(name="words"))
+TEXTS = {
+    "words": (CAPTIONED, dict(name="transformer", width=192, depth=2, heads=4)),
+    "minilm": (dict(name="encoded", source=CAPTIONED, text_length=24), dict(name="none")),
+}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Options: tiny; accelerator; text = words or minilm."""
+    options = parse_argument(argument, tiny=False, accelerator=False, text="words")
+    data, text = choose("text", options.text, TEXTS)
+    config = defaults()
+    config.name = "emoji" if options.text == "words" else "emoji_minilm"
+    config.steps = 80_000
+    config.batch_size = 64
+    config.steps_per_dispatch = 10
+    config.data, config.text = data, text
+    config.network = dict(name="dit", width=192, depth=8, heads=6, patch=4)
+    config.method = dict(name="flow_matching", prediction="data", loss="velocity", label_dropout=0.1)
+    config.time = dict(name="logit_normal", high=0.95)
+    config.optimizer = dict(name="muon", learning_rate=1e-2, warmup_steps=500, decay="cosine", final_fraction=0.02)
+    config.ema = dict(ema=dict(name="power", std=0.05))
+    guided = dict(name="heun", steps=20, grid=dict(name="uniform"), guidance=dict(name="cfg", scale=3.0), role="ema")
+    config.samplers = dict(default=guided)
+    config.when.log = schedule(every_steps=200)
+    config.when.sample = schedule(at_percent=(2, 5, 10, 25, 50, 75, 100))
+    config.when.evaluate = schedule(at_percent=(25, 50, 100))
+    config.when.checkpoint = schedule(every_steps=2_000, at_percent=(100,))
+    config.sample = dict(count=48, prompts=())
+    config.evaluation = dict(count=600, batch_size=100)
+    features = dict(name="efficientnet_lite0", layer="b10")
+    config.evaluators = dict(
+        agreement=dict(name="caption_agreement", features=features),
+        frechet=dict(name="frechet", features=features, split="test"),
+        kid=dict(name="kid", features=features, split="test", subset_size=200),
+        copies=dict(name="nearest_neighbour", features=features),
+    )
+    if options.accelerator:
+        config.name += "_64"
+        config.precision = "bfloat16"
+        config.batch_size = 256
+        config.steps_per_dispatch = 20
+        pictures = config.data if options.text == "words" else config.data.source
+        pictures.size = 64
+        config.network.update(width=512, depth=12, heads=8)
+        if options.text == "words":
+            config.text.update(width=384, depth=4, heads=6)
+    if options.tiny:
+        config.name += "_tiny"
+        config.steps, config.batch_size, config.steps_per_dispatch = 8, 16, 4
+        config.network.update(width=32, depth=1, heads=2, patch=8)
+        if options.text == "words":
+            config.text.update(width=16, depth=1, heads=2)
+        config.optimizer.warmup_steps = 2
+        config.when.log = schedule(every_steps=4)
+        config.when.sample = config.when.evaluate = schedule(at_percent=(100,))
+        config.samplers.default.steps = 2
+        config.sample.count = 8
+        config.evaluation = dict(count=32, batch_size=16)
+        config.evaluators = dict(sliced_w2=dict(name="sliced_w2"))
+    return config
