@@ -30,7 +30,7 @@ from flowjax.training.sampling import Drawer
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 CONFIG = "configs/shapes.py"
-OTHERS = ("unet", "mmdit")
+FIRST, OTHERS = "unet", ("dit", "mmdit")
 SCALES = (1.0, 1.5, 2.5, 4.0)
 COUNT, FEW = 1_000, 16  # captions of one kind
 SEED = 7  # of the captions: no run evaluates itself on them
@@ -119,7 +119,7 @@ def publish_picture(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 def main_run(options: argparse.Namespace) -> None:
     """Trains the config and measures it."""
-    workdir = options.work / "dit"
+    workdir = options.work / FIRST
     train(options.config, workdir)
     replace_receipts(options.out / "receipts", "main", measure(workdir, FEW if options.tiny else COUNT))
     publish_picture(workdir, options.out / "samples.png")
@@ -127,9 +127,9 @@ def main_run(options: argparse.Namespace) -> None:
 
 def networks(options: argparse.Namespace) -> None:
     """Trains the other networks for as long as the first took, and draws accuracy against time."""
-    first = options.work / "dit"
+    first = options.work / FIRST
     train(options.config, first)
-    runs = {"dit": first}
+    runs = {FIRST: first}
     for network in OTHERS:
         separator = "," if ":" in options.config else ":"
         config = f"{options.config}{separator}network={network}"
