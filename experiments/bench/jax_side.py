@@ -37,9 +37,9 @@ def cases(tiny: bool) -> dict[str, dict]:
         unet["blocks"], wide["channels"] = 1, 8
     listed = {
         "mlp_train": dict(kind="train", network=mlp, shape=(2,), batch_size=256, dispatch=100, repeat=400),
-        "dit_train": dict(kind="train", network=dit, shape=(8, 8, 1), batch_size=64, dispatch=1, repeat=4),
-        "unet_8_train": dict(kind="train", network=unet, shape=(8, 8, 1), batch_size=64, dispatch=1, repeat=4),
-        "unet_32_train": dict(kind="train", network=wide, shape=(32, 32, 3), batch_size=32, dispatch=1, repeat=2),
+        "dit_train": dict(kind="train", network=dit, shape=(8, 8, 1), batch_size=64, dispatch=4, repeat=8),
+        "unet_8_train": dict(kind="train", network=unet, shape=(8, 8, 1), batch_size=64, dispatch=4, repeat=8),
+        "unet_32_train": dict(kind="train", network=wide, shape=(32, 32, 3), batch_size=32, dispatch=4, repeat=4),
         "mlp_sample": dict(kind="sample", network=mlp, shape=(2,), batch_size=1000, steps=20, repeat=2),
         "dit_sample": dict(kind="sample", network=dit, shape=(8, 8, 1), batch_size=16, steps=20, repeat=1),
     }
