@@ -51,20 +51,22 @@ def seconds_of(workdir: pathlib.Path) -> float:
     return [line for line in run_files.read_lines(workdir / run_files.METRICS) if "loss" in line][-1]["seconds"]
 
 
-def measure(workdir: pathlib.Path, count: int) -> list[dict]:
+def measure(argument: str, workdir: pathlib.Path, count: int) -> list[dict]:
     """Accuracy of a finished run on captions of one object, of two, and with held-out combinations; and by guidance."""
-    config = ConfigDict(run_files.read_json(workdir / run_files.CONFIG))
+    config = ConfigDict(load(argument).to_dict())
     default = config.samplers.default.to_dict()
-    for scale in SCALES:
+    scales = {f"scale_{index}": scale for index, scale in enumerate(SCALES)}
+    for name, scale in scales.items():
         guidance = {**default["guidance"], "scale": scale} if scale != 1.0 else dict(name="none")
-        config.samplers[f"scale_{scale:g}"] = {**default, "guidance": guidance}
+        config.samplers[name] = {**default, "guidance": guidance}
     run = Run(config, workdir)
     checkpoints = run.checkpoints(read_only=True)
     state, _ = checkpoints.restore(checkpoints.latest(), run.executor.abstract)
     checkpoints.close()
-    drawer, chosen = Drawer(run), f"scale_{default['guidance']['scale']:g}"
+    drawer = Drawer(run)
+    chosen = next(name for name, scale in scales.items() if scale == default["guidance"]["scale"])
     cases = [(chosen, split, number) for split in ("test", "held_out") for number in (1, 2)]
-    cases += [(f"scale_{scale:g}", "test", 2) for scale in SCALES if f"scale_{scale:g}" != chosen]
+    cases += [(name, "test", 2) for name in scales if name != chosen]
     receipts = []
     for sampler, split, number in cases:
         tokens = captions_of(config, split, number, count, run.source.spec.text_length)
@@ -84,7 +86,7 @@ def measure(workdir: pathlib.Path, count: int) -> list[dict]:
                 seconds=seconds_of(workdir),
                 sampler=described["sampler"],
                 nfe=described["nfe"],
-                guidance_scale=float(sampler.removeprefix("scale_")),
+                guidance_scale=scales[sampler],
                 ema=run.method.samplers[sampler].role,
                 evaluator="the parser of flowjax/shapes, wholly right",
                 samples=count,
@@ -98,7 +100,7 @@ def measure(workdir: pathlib.Path, count: int) -> list[dict]:
                 **{name: value for name, value in values.items() if not name.startswith("caption_accuracy_")},
             )
         )
-        print(f"{sampler}, {split}, {number} objects: {receipts[-1]['value']:.3f}", flush=True)
+        print(f"guidance {scales[sampler]}, {split}, {number} objects: {receipts[-1]['value']:.3f}", flush=True)
     return receipts
 
 
@@ -121,7 +123,7 @@ def main_run(options: argparse.Namespace) -> None:
     """Trains the config and measures it."""
     workdir = options.work / FIRST
     train(options.config, workdir)
-    replace_receipts(options.out / "receipts", "main", measure(workdir, FEW if options.tiny else COUNT))
+    replace_receipts(options.out / "receipts", "main", measure(options.config, workdir, FEW if options.tiny else COUNT))
     publish_picture(workdir, options.out / "samples.png")
 
 
@@ -147,9 +149,8 @@ def networks(options: argparse.Namespace) -> None:
 
 def same_time(config: str, trial: pathlib.Path, first: pathlib.Path, tiny: bool) -> int:
     """How many updates of a config take as long as the first run did, from a short trial of it."""
-    steps = load(str(ROOT / config.split(":")[0]) + ":" + config.partition(":")[2]).steps
     if tiny:
-        return steps
+        return load(config).steps
     train(config, trial, "--config.steps=300", "--config.evaluators={}", "--config.when.sample.at_percent=()")
     speeds = [line["images_per_second"] for line in run_files.read_lines(trial / run_files.METRICS) if "loss" in line]
     batch = run_files.read_json(trial / run_files.CONFIG)["batch_size"]
@@ -188,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--work", type=pathlib.Path, help="where runs live (default: runs/text_to_image, or ..._tiny)")
     parser.add_argument("--out", type=pathlib.Path, help="of receipts and pictures (default: beside this file)")
     options = parser.parse_args(arguments)
-    options.config = f"{CONFIG}:tiny" if options.tiny else CONFIG
+    options.config = str(ROOT / CONFIG) + (":tiny" if options.tiny else "")
     options.work = (options.work or ROOT / "runs" / f"text_to_image{'_tiny' if options.tiny else ''}").absolute()
     options.out = options.out or (options.work / "published" if options.tiny else HERE)
     (options.out / "receipts").mkdir(parents=True, exist_ok=True)
