@@ -4,10 +4,10 @@ A JAX key of the usual kind is two words (k0, k1). With the block function T of 
 
     fold_in(key, n)  =  T(key, (0, n)),            bits(key)[i]  =  a ^ b   with  (a, b) = T(key, (0, i)).             (1)
 
-`jax.random` gives the same numbers, but on a CPU its hash is a loop in the program, with some 30 microseconds of overhead
-whatever the size. An update of a small network folds a batch of rows twice and draws from them twice: an eighth of its
-time. Here the rounds are written out, and the compiler joins them with what comes before and after. Large draws, where
-the overhead does not show, and keys of other kinds are left to `jax.random`.
+`jax.random` gives the same numbers, but on a CPU its hash is a loop in the program, with an overhead that does not depend
+on the size; an update of a small network folds a batch of rows twice and draws from them twice. Here the rounds are
+written out, and the compiler joins them with what comes before and after. Large draws, where the overhead does not show,
+and keys of other kinds are left to `jax.random`.
 """
 
 from collections.abc import Callable

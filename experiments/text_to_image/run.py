@@ -73,7 +73,7 @@ def measure(argument: str, workdir: pathlib.Path, count: int) -> list[dict]:
         began = time.perf_counter()
         samples = drawer.draw(state.params, sampler, {"tokens": tokens}, count, f"text_to_image/{split}/{number}", 128)
         sampling = time.perf_counter() - began
-        values = shares(samples, understand(run.source.captions(tokens)))
+        values = shares(samples, understand(run.source.tokenizer.decode(tokens)))
         described = run.method.samplers[sampler].description
         receipts.append(
             make_receipt(

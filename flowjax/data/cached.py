@@ -56,14 +56,12 @@ class JoinedSource:
       train: the cached arrays of the training examples.
       test: of the held-out ones.
       spec: with the cached arrays.
-      dropped: the names that the cached arrays replace.
     """
 
     source: Any
     train: Mapping[str, Any]
     test: Mapping[str, Any]
     spec: DataSpec
-    dropped: frozenset[str]
 
     @property
     def size(self) -> int:
@@ -73,11 +71,10 @@ class JoinedSource:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "source":
             raise AttributeError(name)
-        return getattr(self.source, name)  # tokenizer, captions, levels, labels, card
+        return getattr(self.source, name)  # tokenizer, levels, labels, card
 
     def _join(self, rows: Mapping[str, Any], cached: Mapping[str, Any], places: np.ndarray) -> dict[str, np.ndarray]:
-        own = {name: value for name, value in rows.items() if name not in self.dropped}
-        return {**own, **{name: value[places] for name, value in cached.items()}}
+        return {**rows, **{name: value[places] for name, value in cached.items()}}
 
     def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
         """Item k: the source's rows of step k, and the cached rows of the same examples."""
@@ -112,8 +109,8 @@ class JoinedSource:
 def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource | JoinedSource:
     """The examples of a source with the arrays of its cache added or put in the place of their own.
 
-    Cached `text` replaces `tokens`; of a picture with several captions the first is the one in the cache. Cached `data`
-    (latents) makes the pictures unnecessary: they are not read any more.
+    With cached `text` the ids stay in the batch, for pictures and evaluators; of a picture with several captions the first
+    is the one in the cache. Cached `data` (latents) makes the pictures unnecessary: they are not read any more.
 
     Args:
       source: what the cache was made of (open_cache checks that).
@@ -126,29 +123,24 @@ def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource | Joined
             f"The cache {cache.folder} holds features of pictures as they are stored, and this source augments them: what the "
             "encoder saw would not be what the network sees. Switch augmentations off, or let the loss compute features."
         )
-    dropped = {"tokens"} if "text" in names else set()
     spec = _spec(source.spec, arrays["train"])
     if (
         "data" in names and source.size is None
     ):  # a fixed number of the examples of an endless source, as they were encoded
         return ArraySource(arrays["train"], arrays["test"], spec)
     if isinstance(source, ArraySource):
-        merge = lambda split, own: {**{k: v for k, v in own.items() if k not in dropped}, **arrays[split]}
+        merge = lambda split, own: {**own, **arrays[split]}
         transforms = () if "data" in names else source.transforms
         levels = None if "data" in names else source.levels
         return ArraySource(merge("train", source.train), merge("test", source.test), spec, levels, transforms)
     if isinstance(source, RecordSource) and "data" not in names:
-
-        def decode(pair: tuple) -> dict[str, Any]:
-            own = {name: value for name, value in source.decode(pair[0]).items() if name not in dropped}
-            return {**own, **pair[1]}
-
+        decode = lambda pair: {**source.decode(pair[0]), **pair[1]}
         records, test = _Joined(source.records, arrays["train"]), _Joined(source.test, arrays["test"])
         return dataclasses.replace(source, records=records, test=test, decode=decode, spec=spec, identity="")
     if "data" in names:
         return ArraySource(arrays["train"], arrays["test"], spec)
     if source.size is not None and hasattr(source, "examples"):
-        return JoinedSource(source, arrays["train"], arrays["test"], spec, frozenset(dropped))
+        return JoinedSource(source, arrays["train"], arrays["test"], spec)
     raise CacheError(
         f"The cache {cache.folder} holds {', '.join(sorted(names))} of a source without an end ({type(source).__name__}), "
         "whose examples never come again. Let `encode` return `data` as well."

@@ -223,19 +223,6 @@ class PictureSource:
         """The number of held-out pictures."""
         return len(self.test)
 
-    def captions(self, tokens: np.ndarray) -> list[str]:
-        """The captions of rows of token ids."""
-        return self._need_tokenizer().decode(np.asarray(tokens))
-
-    def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
-        """Token ids of captions, int32 [n, text_length]."""
-        return self._need_tokenizer().encode(list(prompts))
-
-    def _need_tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
-            raise ValueError("This data has no captions: set tokenizer=dict(name='words') in the data's spec.")
-        return self.tokenizer
-
     def _rows(self, split: Pictures, indices: np.ndarray, choice: np.ndarray | None) -> dict[str, np.ndarray]:
         rows = split.read(indices)
         captions = rows.pop("captions", None)

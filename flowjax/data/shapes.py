@@ -101,14 +101,6 @@ class SceneSource:
         law = "held_out" if split == "held_out" else "test"
         return self._draw(_uniforms(seed, stream, 0, 0, count), law)
 
-    def captions(self, tokens: Int[np.ndarray, "n l"]) -> list[str]:
-        """The captions of rows of tokens."""
-        return self.tokenizer.decode(np.asarray(tokens))
-
-    def tokenize(self, prompts: Sequence[str]) -> Int[np.ndarray, "n l"]:
-        """The tokens of captions, one row each; a word that this data does not know is an error."""
-        return self.tokenizer.encode(prompts)
-
     def fingerprint(self) -> str:
         """A hash of the two laws, the size of the pictures and the words."""
         return plain_hash(

@@ -58,16 +58,16 @@ def caption_accuracy(source: Source, seed: int = 0, split: str = "test", real: i
     """
     if real < 2:
         raise ValueError(f"real={real}: the evaluator 'caption_accuracy' needs 2 real pictures or more.")
-    known = None
-    if getattr(source, "captions", None) is not None and source.spec.text_length:
-        known = source.reference(split, real, seed)
+    tokenizer = getattr(source, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError("The evaluator 'caption_accuracy' needs captions of scenes. Use data 'shapes', or drop it.")
+    required = lambda tokens: understand(tokenizer.decode(np.asarray(tokens)))
+    known = source.reference(split, real, seed)
     try:
-        needed = understand(source.captions(known["tokens"])) if known is not None else None
+        needed = required(known["tokens"])
     except ValueError as error:
         raise ValueError(f"The evaluator 'caption_accuracy' reads captions of scenes. {error}") from error
-    if needed is None:
-        raise ValueError("The evaluator 'caption_accuracy' needs captions of scenes. Use data 'shapes', or drop it.")
-    turned = understand(source.captions(np.roll(known["tokens"], 1, axis=0)))
+    turned = required(np.roll(known["tokens"], 1, axis=0))
     ceiling, floor = (shares(known["data"], words)["caption_accuracy"] for words in (needed, turned))
 
     def evaluate(samples: np.ndarray, conditions: Conditions) -> dict[str, float]:
@@ -82,7 +82,7 @@ def caption_accuracy(source: Source, seed: int = 0, split: str = "test", real: i
             raise ValueError(
                 f"caption_accuracy got {len(samples)} samples and {len(tokens)} captions; give one for each."
             )
-        measured = shares(np.asarray(samples), understand(source.captions(np.asarray(tokens))), seed)
+        measured = shares(np.asarray(samples), required(tokens), seed)
         return {**measured, "caption_accuracy_real": ceiling, "caption_accuracy_floor": floor}
 
     return evaluate

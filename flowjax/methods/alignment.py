@@ -184,15 +184,9 @@ def observe(network: Network, layer: int) -> tuple[Network, list[Tokens]]:
     seen: list[Tokens] = []
 
     def apply(
-        tree: PyTree,
-        x: Float[Array, "b ..."],
-        t: Float[Array, "..."],
-        cond: Conditions,
-        *,
-        s: Float[Array, "..."] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        tree: PyTree, x: Float[Array, "b ..."], t: Float[Array, "..."], cond: Conditions, **options: Any
     ) -> Float[Array, "b ..."]:
-        prediction, tokens = network.hidden(tree, x, t, cond, layer=layer, s=s, keys=keys)
+        prediction, tokens = network.hidden(tree, x, t, cond, layer=layer, **options)
         seen.append(tokens)
         return prediction
 

@@ -22,7 +22,6 @@ P = H W / p^2 patches and k = p^2 C values in a patch, the published count is ou
 
 import flax.linen as nn
 import jax.numpy as jnp
-from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
@@ -43,6 +42,7 @@ from flowjax.models.network import (
     text_conditions,
 )
 from flowjax.models.packing import pack, unpack, visible_first
+from flowjax.models.patches import check_grid, from_patches, layer_norm, predicted_patches, to_patches
 from flowjax.models.positions import Positions, Rotation
 
 # name -> (width, depth, heads), as published.
@@ -72,7 +72,7 @@ class Block(nn.Module):
         keys: Key[Array, "b"] | None,
     ) -> Float[Array, "b n c"]:
         size = x.shape[-1]
-        norm = lambda h: nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)(h)
+        norm = lambda h: layer_norm(h, self.dtype)
         modulation = Modulation(6, size, self.modulation_rank, self.dtype, name="modulation")
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation(embedding, shared)
         attention = Attention(self.heads, self.qk_norm, dtype=self.dtype, name="attention")
@@ -117,12 +117,11 @@ class DiT(nn.Module):
     ) -> Float[Array, "b height width c"]:
         cond = dict(cond or {})
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
-        cells = {"p": self.patch, "q": self.patch, "h": rows, "w": columns}
         pixels, visible = cond.pop("pixel_mask", None), None
         if pixels is not None:
             x = jnp.where(pixels[..., None], x, 0.0)
-            visible = rearrange(pixels, "b (h p) (w q) -> b (h w) (p q)", **cells).any(axis=-1)
-        patches = rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", **cells)
+            visible = to_patches(pixels[..., None], self.patch).any(axis=-1)
+        patches = to_patches(x, self.patch)
         init = nn.initializers.xavier_uniform()
         tokens = Dense(self.width, kernel_init=init, dtype=self.dtype, name="patch_embedding")(patches)
         fixed = self.positions.features(rows, columns, self.width)
@@ -158,12 +157,8 @@ class DiT(nn.Module):
             )
             tokens = block(tokens, embedding, shared, rotation, attended, cond, keys)
             record_tokens(self, in_place(tokens).reshape(-1, rows, columns, self.width))
-        shift, scale = Modulation(2, self.width, None, self.dtype, name="final_modulation")(embedding)
-        norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)
-        # The last layer is in float32: what it writes is the prediction itself.
-        output = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="output")
-        patches = in_place(output(modulate(norm(tokens), shift, scale).astype(jnp.float32)))
-        image = rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", **cells)
+        patches = in_place(predicted_patches(tokens, embedding, patches.shape[-1], self.dtype))
+        image = from_patches(patches, self.patch, rows)
         return image if pixels is None else jnp.where(pixels[..., None], image, 0.0)
 
 
@@ -261,13 +256,3 @@ def dit(
     if masked:
         conditions |= {"pixel_mask": mask_condition(data.shape[:2])}
     return from_module(module, data, conditions, two_times, layers=depth)
-
-
-def check_grid(who: str, data: DataSpec, patch: int) -> None:
-    """Refuses data that cannot be cut into patches."""
-    if len(data.shape) != 3:
-        raise ValueError(f"{who} reads images (height, width, channels); the data have shape {data.shape}.")
-    if data.shape[0] % patch or data.shape[1] % patch:
-        raise ValueError(
-            f"Patches of side {patch} do not tile an image of shape {data.shape}. Choose a common divisor."
-        )

@@ -26,7 +26,6 @@ coordinates of the data's own grid, so that images of other sizes and shapes see
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
@@ -34,7 +33,6 @@ from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.models.attention import QK_NORMS, Attention, attend, heads_of, normalise
 from flowjax.models.dense import Dense
-from flowjax.models.dit import check_grid
 from flowjax.models.embeddings import ConditionEmbedding, Dropout, coordinate_features, position_features
 from flowjax.models.feed_forward import feed_forward
 from flowjax.models.modulation import Modulation, modulate
@@ -46,6 +44,7 @@ from flowjax.models.network import (
     record_tokens,
     text_conditions,
 )
+from flowjax.models.patches import check_grid, from_patches, layer_norm, predicted_patches, to_patches
 
 DEPTHS = (12, 18, 24, 38)  # of the presets; 24 and 38 are SD3-M and SD3.5-L
 
@@ -92,7 +91,7 @@ class JointBlock(nn.Module):
         size, cells = image.shape[-1], image.shape[1]
         init = nn.initializers.xavier_uniform()
         dense = lambda features, name: Dense(features, kernel_init=init, dtype=self.dtype, name=name)
-        norm = lambda h: nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)(h)
+        norm = lambda h: layer_norm(h, self.dtype)
 
         def modulation(count: int, stream: str) -> list[Float[Array, "b c"]]:
             return Modulation(count, size, None, self.dtype, name=f"{stream}_modulation")(embedding)
@@ -168,8 +167,7 @@ class MMDiT(nn.Module):
         keys: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b height width c"]:
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
-        cells = {"p": self.patch, "q": self.patch, "h": rows, "w": columns}
-        patches = rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", **cells)
+        patches = to_patches(x, self.patch)
         dense = lambda name: Dense(
             self.width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name
         )
@@ -205,12 +203,8 @@ class MMDiT(nn.Module):
             )
             image, text = block(image, text, visible, embedding, keys)
             record_tokens(self, image.reshape(-1, rows, columns, self.width))
-        shift, scale = Modulation(2, self.width, None, self.dtype, name="final_modulation")(embedding)
-        norm = nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=self.dtype)
-        # The last layer is in float32: what it writes is the prediction itself.
-        output = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="output")
-        patches = output(modulate(norm(image), shift, scale).astype(jnp.float32))
-        return rearrange(patches, "b (h w) (p q c) -> b (h p) (w q) c", **cells)
+        patches = predicted_patches(image, embedding, patches.shape[-1], self.dtype)
+        return from_patches(patches, self.patch, rows)
 
 
 def mmdit(

@@ -29,16 +29,16 @@ NUMBERS = ("two", "three", "four", "five", "six")
 PLURALS = tuple(kind + ("es" if kind.endswith("s") else "s") for kind in KINDS)
 RELATIONS = ("left of", "right of", "above", "below")
 PADDING = ""
+SINGULAR_NOUNS, PLURAL_NOUNS = (*KINDS, "shape"), (*PLURALS, "shapes")
 VOCABULARY = (
     (PADDING, "a", "an", "the", *NUMBERS, ",", "and", "of", "left", "right", "above", "below")
-    + (*KINDS, "shape", *PLURALS, "shapes", *COLOURS, *SIZES, *TEXTURES)
+    + (*SINGULAR_NOUNS, *PLURAL_NOUNS, *COLOURS, *SIZES, *TEXTURES)
     + ("on", "background", *BACKGROUNDS, "with", "word", *WORDS[1:])
 )
 IDS = {word: index for index, word in enumerate(VOCABULARY)}
 
 CLEAR, DOMINANCE, HOLDS = 0.25, 1.5, 0.1
 COLUMNS = 4  # uniforms that one caption takes
-_SINGLE, _PLURAL = (*KINDS, "shape"), (*PLURALS, "shapes")
 EXAMPLE = "a large striped red circle left of a small blue square on a gray background with the word sun"
 
 
@@ -46,7 +46,7 @@ def _ids(words: Iterable[str]) -> np.ndarray:
     return np.array([IDS[word] for word in words], np.int32)
 
 
-_NOUNS = np.stack([_ids(_SINGLE), _ids(_PLURAL)])
+_NOUNS = np.stack([_ids(SINGULAR_NOUNS), _ids(PLURAL_NOUNS)])
 _COLOURS, _SIZES, _TEXTURES, _BACKGROUNDS = _ids(COLOURS), _ids(SIZES), _ids(TEXTURES), _ids(BACKGROUNDS)
 _WORDS = np.array([0, *_ids(WORDS[1:])], np.int32)
 _COUNTS = _ids(("a", *NUMBERS))
@@ -153,7 +153,7 @@ def _groups(phrase, first, number, says_kind, between):
     counted = np.where(number == 1, _article(phrase), _COUNTS[np.maximum(number, 1) - 1])
     phrase = phrase.copy()
     # Plurals follow singulars in the vocabulary, in the same order.
-    phrase[..., 3] += np.where(number > 1, len(_SINGLE), 0)
+    phrase[..., 3] += np.where(number > 1, len(SINGULAR_NOUNS), 0)
     slots = np.concatenate([separator, counted[..., None], phrase], axis=-1)
     return np.where(first[..., None], slots, 0).reshape(n, -1)
 

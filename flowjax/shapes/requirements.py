@@ -21,14 +21,21 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from flowjax.shapes.captions import EXAMPLE, NUMBERS, PLURALS, RELATIONS, relation_between, split_words
+from flowjax.shapes.captions import (
+    EXAMPLE,
+    NUMBERS,
+    PLURAL_NOUNS,
+    RELATIONS,
+    SINGULAR_NOUNS,
+    relation_between,
+    split_words,
+)
 from flowjax.shapes.scenes import Scene
 from flowjax.shapes.vocabulary import BACKGROUNDS, COLOURS, KINDS, MOST_OBJECTS, SIZES, TEXTURES, WORDS
 
 ATTRIBUTES = ("kind", "colour", "size", "texture")
 VERDICTS = ("count", *ATTRIBUTES, "relation", "background", "word", "all")
 
-_SINGLE, _PLURAL = (*KINDS, "shape"), (*PLURALS, "shapes")
 _UNSAID = -1
 
 
@@ -98,7 +105,7 @@ class _Reader:
     def phrase(self, plural: bool) -> tuple[int, ...]:
         """kind, colour, size, texture."""
         size, texture, colour = self.one_of(tuple(SIZES)), self.one_of(TEXTURES), self.one_of(tuple(COLOURS))
-        kind = self.one_of(_PLURAL if plural else _SINGLE)
+        kind = self.one_of(PLURAL_NOUNS if plural else SINGULAR_NOUNS)
         if kind == _UNSAID:
             raise self.fail(f"a {'plural' if plural else 'singular'} shape")
         return kind if kind < len(KINDS) else _UNSAID, colour, size, texture

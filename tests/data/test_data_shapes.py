@@ -55,9 +55,9 @@ def test_captions_are_true_of_the_scenes_behind_the_pictures():
     for split in ("train", "test", "all", "held_out"):
         scene, rows = source.examples(split, 200)
         np.testing.assert_array_equal(rows["data"], source.reference(split, 200)["data"])
-        captions = source.captions(rows["tokens"])
+        captions = source.tokenizer.decode(rows["tokens"])
         assert (judge(scene, understand(captions))["all"] == 1).all()
-        np.testing.assert_array_equal(source.tokenize(captions), rows["tokens"])
+        np.testing.assert_array_equal(source.tokenizer.encode(captions), rows["tokens"])
         np.testing.assert_array_equal(np.round((rows["data"] + 1) * 127.5), render(scene, 16, 16))
         assert scene.held_out.all() if split == "held_out" else not scene.held_out.any()
 
@@ -65,7 +65,7 @@ def test_captions_are_true_of_the_scenes_behind_the_pictures():
 def test_the_share_of_full_captions():
     for captions, share in (("short", 0), ("full", 1), ("both", 0.5), (0.25, 0.25)):
         source = shapes(resolution=8, captions=captions)
-        texts = source.captions(source.reference("test", 2000)["tokens"])
+        texts = source.tokenizer.decode(source.reference("test", 2000)["tokens"])
         assert np.mean(["background" in text for text in texts]) == pytest.approx(share, abs=0.04)
 
 
@@ -118,4 +118,4 @@ def test_unknown_splits_and_words_are_refused():
     with pytest.raises(ValueError, match="Unknown split 'validation'. Known: train, test, all, held_out"):
         source.reference("validation")
     with pytest.raises(ValueError, match="Unknown word 'sqare'.*Did you mean 'square'"):
-        source.tokenize(["a red sqare"])
+        source.tokenizer.encode(["a red sqare"])

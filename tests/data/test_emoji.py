@@ -106,11 +106,11 @@ def test_the_emoji_source(toy):
     for _ in range(4):
         batch = next(iterator)
         colours = np.rint((batch["data"][:, 0, 0] + 1) * 127.5)
-        for (style, drawn, _), label, text in zip(colours, batch["label"], source.captions(batch["tokens"])):
+        for (style, drawn, _), label, text in zip(colours, batch["label"], source.tokenizer.decode(batch["tokens"])):
             name = text.split(" style: ")[1].replace("1f3fb", "1F3FB").replace("1f3ff", "1F3FF")
             assert text.startswith(f"{styles[label]} style: ") and style == label and place[name] == drawn
-    rows = source.tokenize(["fluent style: hand", "google style: griffin"])
-    assert rows.shape == (2, 8) and source.captions(rows) == ["fluent style: hand", "google style: [unknown]"]
+    rows = source.tokenizer.encode(["fluent style: hand", "google style: griffin"])
+    assert rows.shape == (2, 8) and source.tokenizer.decode(rows) == ["fluent style: hand", "google style: [unknown]"]
     two = emoji(styles=("fluent", "google"), size=8)
     assert two.spec.num_classes == 2 and two.labels == ("fluent", "google") and two.spec.text_length == 0
     assert set(np.rint((two.reference("all")["data"][:, 0, 0, 0] + 1) * 127.5)) == {0, 2}
@@ -122,11 +122,11 @@ def test_wordings_are_drawn_in_training_and_plain_in_evaluation(toy):
     command.run(["emoji", "--from", str(toy), "--size", "8"], say=lambda line: None)
     source = emoji(size=8, tokenizer=dict(name="words"), variants=True)
     iterator = make_iterator(source, 32)
-    texts = [text for _ in range(20) for text in source.captions(next(iterator)["tokens"])]
+    texts = [text for _ in range(20) for text in source.tokenizer.decode(next(iterator)["tokens"])]
     tags = sum("style: one, two, three" in text for text in texts)
     turned = sum(text.endswith(" style") for text in texts)
     assert abs(turned / len(texts) - 1 / 3) < 0.1 and abs(tags / len(texts) - 1 / 3) < 0.12
-    plain = source.captions(source.reference("train")["tokens"])
+    plain = source.tokenizer.decode(source.reference("train")["tokens"])
     assert all("style: " in text and "one, two" not in text for text in plain)
     one, other = make_iterator(source, 32, seed=1), make_iterator(source, 32, seed=1, threads=2)
     for _ in range(6):
@@ -169,7 +169,7 @@ def test_fashion_mnist_from_its_four_files(tmp_path, monkeypatch):
     np.testing.assert_array_equal(test["label"], np.arange(10))
     np.testing.assert_allclose(source.spec.std, (images["train"] / 127.5 - 1).std(), rtol=1e-6)
     wide = fashion_mnist(size=32, labels=False, tokenizer=dict(name="words"))
-    assert wide.spec.num_classes is None and wide.captions(wide.reference("test")["tokens"])[9] == "ankle boot"
+    assert wide.spec.num_classes is None and wide.tokenizer.decode(wide.reference("test")["tokens"])[9] == "ankle boot"
     data = wide.reference("test")["data"]
     np.testing.assert_array_equal(data[:, 2:-2, 2:-2], test["data"])
     assert (data[:, :2] == -1).all() and (data[:, :, -2:] == -1).all()

@@ -56,7 +56,7 @@ def test_pictures_meet_their_captions_and_splits_are_kept(tmp_path, kind):
         levels[split] = np.rint((batch["data"][:, 0, 0, 0] + 1) * 127.5).astype(int)
         np.testing.assert_allclose(batch["data"].std(axis=(1, 2, 3)), 0, atol=1e-6)
         if split == "train":  # words of held-out captions may be unknown
-            assert source.captions(batch["tokens"]) == [f"grey {level}" for level in levels[split]]
+            assert source.tokenizer.decode(batch["tokens"]) == [f"grey {level}" for level in levels[split]]
     assert sorted([*levels["train"], *levels["test"]]) == sorted(GREYS.values())
     names = {level: name if kind == "folder" else None for name, level in GREYS.items()}
     if kind == "folder":
@@ -104,9 +104,9 @@ def test_labels_and_several_captions_of_metadata(tmp_path):
     root = write_folder(tmp_path / "in", {f"{i}.png": png("red") for i in range(3)}, metadata)
     source = folder(str(root), size=4, test_share=0.0, tokenizer=dict(name="words"))
     assert source.spec.num_classes == 5
-    assert source.captions(source.reference("train")["tokens"]) == ["plain"] * 3
+    assert source.tokenizer.decode(source.reference("train")["tokens"]) == ["plain"] * 3
     iterator = make_iterator(source, 3)
-    drawn = [text for _ in range(40) for text in source.captions(next(iterator)["tokens"])]
+    drawn = [text for _ in range(40) for text in source.tokenizer.decode(next(iterator)["tokens"])]
     assert {"plain", "other 0", "other 1", "other 2"} == set(drawn) and 40 < drawn.count("plain") < 80
 
 

@@ -223,10 +223,10 @@ def test_a_prepared_set_as_a_source(tmp_path, memory):
     seen = sorted(tuple(image.reshape(-1)) for image in batch["data"])
     wanted = [tuple((truth[name].astype(np.float32) * np.float32(1 / 127.5) - 1).reshape(-1)) for name in names]
     np.testing.assert_allclose(seen, sorted(wanted), atol=1e-6)
-    for image, caption in zip(batch["data"], source.captions(batch["tokens"])):
+    for image, caption in zip(batch["data"], source.tokenizer.decode(batch["tokens"])):
         own = truth[f"{int(caption.split()[1]):03d}.png"]
         np.testing.assert_allclose(image, own / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(source.tokenize(source.captions(batch["tokens"])), batch["tokens"])
+    np.testing.assert_array_equal(source.tokenizer.encode(source.tokenizer.decode(batch["tokens"])), batch["tokens"])
     again = records(str(tmp_path / "out"), tokenizer=dict(name="words"), text_length=4, memory=not memory)
     np.testing.assert_array_equal(next(make_iterator(again, source.size))["data"], batch["data"])
 

@@ -31,7 +31,7 @@ def test_a_tfds_name_without_tensorflow(data_dir):
     assert source.size + source.test_size == 12 and source.test_size
     batch = next(make_iterator(source, source.size))
     np.testing.assert_array_equal(batch["label"], levels(batch["data"]) > 100)
-    assert source.captions(batch["tokens"]) == [f"grey {level}" for level in levels(batch["data"])]
+    assert source.tokenizer.decode(batch["tokens"]) == [f"grey {level}" for level in levels(batch["data"])]
     test = source.reference("test")
     assert sorted([*levels(batch["data"]), *levels(test["data"])]) == list(range(0, 240, 20))
     assert tfds("toy_pictures", image="depth", size=2, channels=1, data_dir=data_dir, test_share=0.0).reference(
@@ -62,7 +62,7 @@ def test_preparing_a_tfds_name(data_dir, tmp_path, monkeypatch):
         one, other = source.reference(split), direct.reference(split)
         np.testing.assert_array_equal(levels(one["data"]), levels(other["data"]))
         np.testing.assert_array_equal(one["label"], other["label"])
-        assert source.captions(one["tokens"]) == direct.captions(other["tokens"])
+        assert source.tokenizer.decode(one["tokens"]) == direct.tokenizer.decode(other["tokens"])
 
 
 def test_without_tensorflow_the_extra_is_named(data_dir, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def test_the_shares_are_means_over_the_samples_and_the_parts_add_up():
     assert measured["caption_accuracy"] == pytest.approx(0.75, abs=0.01)
     assert measured["caption_count"] == pytest.approx(0.75, abs=0.01)
     assert measured["caption_accuracy_low"] < 0.75 < measured["caption_accuracy_high"]
-    number = understand(SOURCE.captions(REAL["tokens"])).count
+    number = understand(SOURCE.tokenizer.decode(REAL["tokens"])).count
     parts = sum(measured[f"caption_accuracy_{k}"] * (number == k).mean() for k in (1, 2, 3))
     assert parts == pytest.approx(measured["caption_accuracy"], abs=1e-6)
 
@@ -51,7 +51,7 @@ def test_a_mirror_turns_relations_round_and_nothing_else():
     measured = evaluator(plain)(real["data"][:, :, ::-1], {"tokens": real["tokens"]})
     for name in ("count", "kind", "colour"):
         assert measured[f"caption_{name}"] >= 0.99
-    captions = plain.captions(real["tokens"])
+    captions = plain.tokenizer.decode(real["tokens"])
     sideways = np.array([" left of " in caption or " right of " in caption for caption in captions])
     related = np.array([relation != -1 for relation in understand(captions).relation])
     assert measured["caption_relation"] == pytest.approx((related & ~sideways).sum() / related.sum(), abs=0.02)
