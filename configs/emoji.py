@@ -2,7 +2,7 @@
 
     python -m flowjax.data.prepare emoji
     python -m flowjax.data.prepare efficientnet_lite0
-    python -m flowjax.main --config=configs/emoji.py                  # 32 x 32, a night on a CPU
+    python -m flowjax.main --config=configs/emoji.py                  # 32 x 32
     python -m flowjax.main --config=configs/emoji.py:accelerator      # 64 x 64, on one accelerator
 
 Whole families of emoji are held out, with all their skin tones and variants. Words are those of the training captions; a

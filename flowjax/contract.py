@@ -32,7 +32,7 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 Batch = Mapping[str, Array | np.ndarray]
 RESERVED = ("data", "noise", "mask", "row", "features", "step")
 Metrics = Mapping[str, Array]  # name -> one value per example, or one value; `t` feeds the loss-by-time curve
-LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, "b"], Metrics]]
+LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, " b"], Metrics]]
 Rate = Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
@@ -103,7 +103,7 @@ class Sampler:
       grid: the times it visits, for the check of the training density against it; None when there is no fixed grid.
     """
 
-    draw: Callable[[Params, Mapping[str, Array], Key[Array, "b"]], Float[Array, "b ..."]]
+    draw: Callable[[Params, Mapping[str, Array], Key[Array, " b"]], Float[Array, "b ..."]]
     role: str
     description: Mapping[str, Any]
     grid: Sequence[float] | None = None

@@ -46,7 +46,7 @@ def words(key: Key[Array, "..."]) -> Words:
     return data[..., 0], data[..., 1]
 
 
-def fold_rows(key: Key[Array, ""], rows: Int[Array, "b"]) -> Key[Array, "b"]:
+def fold_rows(key: Key[Array, ""], rows: Int[Array, " b"]) -> Key[Array, " b"]:
     """fold_in(key, row) for every row."""
     if not is_ours(key):
         return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
@@ -68,7 +68,7 @@ def drawn_once(draw: Callable[..., UInt32[Array, "..."]], *operands: UInt32[Arra
     return jax.lax.cond(taken, draw, lambda *_: jnp.zeros(shape.shape, shape.dtype), *operands)
 
 
-def bits_rows(keys: Key[Array, "b"], size: int) -> UInt32[Array, "b size"]:
+def bits_rows(keys: Key[Array, " b"], size: int) -> UInt32[Array, "b size"]:
     """`size` random words from each key."""
     if not is_ours(keys) or keys.size * size >= LARGE:
         return jax.vmap(lambda key: jax.random.bits(key, (size,)))(keys)

@@ -38,6 +38,7 @@ def cases(tiny: bool) -> dict[str, dict]:
     listed = {
         "mlp_train": dict(kind="train", network=mlp, shape=(2,), batch_size=256, dispatch=100, repeat=400),
         "dit_train": dict(kind="train", network=dit, shape=(8, 8, 1), batch_size=64, dispatch=4, repeat=8),
+        "dit_single_train": dict(kind="train", network=dit, shape=(8, 8, 1), batch_size=64, dispatch=1, repeat=8),
         "unet_8_train": dict(kind="train", network=unet, shape=(8, 8, 1), batch_size=64, dispatch=4, repeat=8),
         "unet_32_train": dict(kind="train", network=wide, shape=(32, 32, 3), batch_size=32, dispatch=4, repeat=4),
         "mlp_sample": dict(kind="sample", network=mlp, shape=(2,), batch_size=1000, steps=20, repeat=2),

@@ -20,9 +20,7 @@ directly, not as a small difference of large numbers, and loss = excess + floor 
 """
 
 import argparse
-import pathlib
 import shutil
-import subprocess
 import sys
 import time
 
@@ -35,7 +33,8 @@ from flowjax.config import ConfigDict
 from flowjax.evaluation import run_files, tables
 from flowjax.evaluation.coverage import mode_weights
 from flowjax.evaluation.distances import sliced_w2
-from flowjax.evaluation.receipts import make_receipt, read_receipts, replace_receipts
+from flowjax.evaluation.experiment import last_receipts, publish_picture, run_parts, sweep, train
+from flowjax.evaluation.receipts import make_receipt, replace_receipts
 from flowjax.losses.denoising import prediction_loss
 from flowjax.methods.parts import draw, make_setting
 from flowjax.paths.oracles import three_modes_1d
@@ -49,8 +48,6 @@ from flowjax.sweep.jobs import Job, plan
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer
 
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
 COUNT, DIRECTIONS = 5_000, 128  # points in a set, directions of the slices
 GENERATED_SETS, TRUE_PAIRS = 8, 64
 LOSS_BATCHES, LOSS_BATCH = 64, 8_192
@@ -58,19 +55,6 @@ FEW_STEPS = (2, 4, 8)
 FORMAL_ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4, "dpmpp_2m": 2, "unipc": 3}
 STEPS = (10, 20, 40, 80, 160, 320)
 START, END = 0.05, 0.95
-# A table needs receipts, so the page has this section from the first digits run on.
-DIGITS_SECTION = """
-## Digits
-
-The class-conditional 8 x 8 digits of [configs/digits.py](../../configs/digits.py), by the run's own evaluators; the
-floor is what real digits get against other real digits.
-
-<!-- table: receipts/*.json where="part=digits,metric=frechet|class_accuracy|precision|recall|coverage|copies"
-rows=metric value=value,floor,samples,nfe format="samples:,d,nfe:d" -->
-<!-- end -->
-
-![Generated digits](digits.png)
-"""
 
 
 def solve(name: str, steps: int) -> np.ndarray:
@@ -139,19 +123,15 @@ def flows(options: argparse.Namespace) -> None:
     config = "configs/points.py:tiny" if options.tiny else "configs/points.py"
     only = "preset=rectified_flow,seed=0-*" if options.tiny else options.only
     out = options.work / "points"
-    arguments = ["--config", config, "--out", str(out), "--workers", str(options.workers), "--only", only]
-    status = subprocess.run([sys.executable, "-m", "flowjax.sweep", *arguments], cwd=ROOT).returncode
-    if status:
-        raise RuntimeError(f"The sweep ended with exit status {status}. Mend what it says, then run this again.")
-    jobs = [job for job in plan(str(ROOT / config), [], out) if job.finished()]
+    sweep(options.root, config, out, "--workers", str(options.workers), "--only", only)
+    jobs = [job for job in plan(str(options.root / config), [], out) if job.finished()]
     receipts = []
     for job in jobs:
         receipts += measure_run(job, options.tiny)
         print(f"measured {job.name}", flush=True)
     replace_receipts(options.out / "receipts", "flows", receipts)
     first = next(job for job in jobs if job.config["seed"] == 0 and job.config["name"].endswith("rectified_flow"))
-    pictures = sorted((first.directory / run_files.SAMPLES).glob("*_default.png"))
-    shutil.copyfile(pictures[-1], options.out / "samples.png")
+    publish_picture(first.directory, options.out / "samples.png")
     shutil.copyfile(out / "results.png", options.out / "presets.png")
 
 
@@ -271,47 +251,24 @@ def loss_and_floor(run: Run, tree, batches: int) -> dict[str, float]:
 
 def digits(options: argparse.Namespace) -> None:
     """Trains configs/digits.py and takes over its receipts."""
-    config = "configs/digits.py:tiny" if options.tiny else "configs/digits.py"
-    if not (ROOT / "configs" / "digits.py").exists():
-        print("There is no configs/digits.py: the part 'digits' is left out.")
-        return
     workdir = options.work / "digits"
-    arguments = [sys.executable, "-m", "flowjax.main", "--config", config, "--workdir", str(workdir)]
-    status = run_files.read_json(workdir / run_files.STATUS) or {}
-    if status.get("state") != "finished" and subprocess.run(arguments, cwd=ROOT).returncode:
-        raise RuntimeError(f"The digits run failed. See {workdir}.")
-    last = max(receipt["step"] for receipt in read_receipts(workdir / run_files.RECEIPTS))
-    kept = [receipt for receipt in read_receipts(workdir / run_files.RECEIPTS) if receipt["step"] == last]
-    replace_receipts(options.out / "receipts", "digits", kept)
-    pictures = sorted((workdir / run_files.SAMPLES).glob("*.png"))
-    shutil.copyfile(next(p for p in pictures[::-1] if "_default" in p.name), options.out / "digits.png")
-    readme = options.out / "README.md"
-    if readme.exists() and "## Digits" not in readme.read_text():
-        run_files.write_atomically(readme, readme.read_text() + DIGITS_SECTION)
+    train(options.root, "configs/digits.py:tiny" if options.tiny else "configs/digits.py", workdir)
+    replace_receipts(options.out / "receipts", "digits", last_receipts(workdir))
+    publish_picture(workdir, options.out / "digits.png")
 
 
 PARTS = {"samplers": samplers, "flows": flows, "digits": digits}
 
 
+def more(parser: argparse.ArgumentParser) -> None:
+    """Options of this experiment alone."""
+    parser.add_argument("--workers", type=int, default=0, help="flows: runs at a time (default: one a core)")
+    parser.add_argument("--only", default="*", help="flows: only the runs whose name matches")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the parts asked for; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a little of everything, into the work folder")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--work", type=pathlib.Path, help="where runs live (default: runs/spine, or runs/spine_tiny)")
-    parser.add_argument("--out", type=pathlib.Path, help="of receipts and pictures (default: beside this file)")
-    parser.add_argument("--workers", type=int, default=0, help="runs at a time (default: one a core)")
-    parser.add_argument("--only", default="*", help="flows: only the runs whose name matches")
-    options = parser.parse_args(arguments)
-    options.work = (options.work or ROOT / "runs" / ("spine_tiny" if options.tiny else "spine")).absolute()
-    options.out = options.out or (options.work / "published" if options.tiny else HERE)
-    (options.out / "receipts").mkdir(parents=True, exist_ok=True)
-    for part in options.parts:
-        began = time.perf_counter()
-        PARTS[part](options)
-        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
-    readme = options.out / "README.md"
-    return tables.main([str(readme)]) if readme.exists() else 0
+    return run_parts(__file__, PARTS, arguments, more)
 
 
 if __name__ == "__main__":

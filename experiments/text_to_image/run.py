@@ -4,7 +4,7 @@
 
     main        configs/shapes.py, about 45 minutes on two CPU cores, then accuracy by number of objects, by attribute, on
                 held-out combinations and by guidance scale
-    networks    the learning curves of all networks of the config, each for the time `main` took
+    networks    the learning curves of all networks of the config, a quarter of an hour each
     ablations   python -m flowjax.sweep --config=configs/shapes.py: one change at a time, equal updates
 
 Finished runs are not trained again. `--tiny` does a little of everything in some minutes, and writes to the work folder.
@@ -12,8 +12,6 @@ Finished runs are not trained again. `--tiny` does a little of everything in som
 
 import argparse
 import pathlib
-import shutil
-import subprocess
 import sys
 import time
 
@@ -21,29 +19,20 @@ from flowjax.config import ConfigDict, load
 from flowjax.data import SOURCES
 from flowjax.evaluation import run_files, tables
 from flowjax.evaluation.captions import shares
-from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.evaluation.experiment import last_receipts, publish_picture, run_parts, sweep, train
+from flowjax.evaluation.receipts import make_receipt, read_receipts, replace_receipts
 from flowjax.shapes.requirements import understand
 from flowjax.sweep.jobs import plan
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer
 
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
 CONFIG = "configs/shapes.py"
-FIRST, OTHERS = "unet", ("dit", "mmdit")
+FIRST, NETWORKS = "main", ("unet", "dit", "mmdit")
+CURVE_SECONDS = 900  # of training, for each network
+CURVE = ("--config.when.evaluate.at_percent=(20, 40, 60, 80, 100)", "--config.when.sample.at_percent=(100,)")
 SCALES = (1.0, 1.5, 2.5, 4.0)
 COUNT, FEW = 1_000, 16  # captions of one kind
 SEED = 7  # of the captions: no run evaluates itself on them
-
-
-def train(config: str, workdir: pathlib.Path, *overrides: str) -> None:
-    """Trains a config unless it is finished; goes on where it was cut off."""
-    status = run_files.read_json(workdir / run_files.STATUS) or {}
-    if status.get("state") == "finished":
-        return
-    arguments = [sys.executable, "-m", "flowjax.main", f"--config={config}", f"--workdir={workdir}", *overrides]
-    if subprocess.run(arguments, cwd=ROOT).returncode:
-        raise RuntimeError(f"The run in {workdir} failed. Mend what it says, then run this again.")
 
 
 def seconds_of(workdir: pathlib.Path) -> float:
@@ -113,68 +102,52 @@ def captions_of(config: ConfigDict, split: str, number: int, count: int, length:
     return source.reference(split, count, SEED)["tokens"]
 
 
-def publish_picture(workdir: pathlib.Path, out: pathlib.Path) -> None:
-    """The last picture of a run's default sampler."""
-    pictures = sorted((workdir / run_files.SAMPLES).glob("*_default.png"))
-    shutil.copyfile(pictures[-1], out)
+def config_of(options: argparse.Namespace, *choices: str) -> str:
+    """The config with its choices, as a command line names it."""
+    chosen = ",".join([*(["tiny"] if options.tiny else []), *choices])
+    return f"{options.root / CONFIG}:{chosen}" if chosen else str(options.root / CONFIG)
 
 
 def main_run(options: argparse.Namespace) -> None:
     """Trains the config and measures it."""
-    workdir = options.work / FIRST
-    train(options.config, workdir)
-    replace_receipts(options.out / "receipts", "main", measure(options.config, workdir, FEW if options.tiny else COUNT))
+    workdir, config = options.work / FIRST, config_of(options)
+    train(options.root, config, workdir)
+    replace_receipts(options.out / "receipts", "main", measure(config, workdir, FEW if options.tiny else COUNT))
     publish_picture(workdir, options.out / "samples.png")
 
 
 def networks(options: argparse.Namespace) -> None:
-    """Trains the other networks for as long as the first took, and draws accuracy against time."""
-    first = options.work / FIRST
-    train(options.config, first)
-    runs = {FIRST: first}
-    for network in OTHERS:
-        separator = "," if ":" in options.config else ":"
-        config = f"{options.config}{separator}network={network}"
-        runs[network] = options.work / network
-        steps = same_time(config, options.work / f"{network}_trial", first, options.tiny)
-        train(config, runs[network], f"--config.steps={steps}")
+    """Trains every network for the same time, and draws accuracy against time."""
     receipts = []
-    for network, workdir in runs.items():
-        receipts += curve(network, workdir)
+    for network in NETWORKS:
+        config = config_of(options, f"network={network}")
+        steps = 8 if options.tiny else updates_in(options, config, options.work / f"{network}_trial")
+        workdir = options.work / network
+        train(options.root, config, workdir, f"--config.steps={steps}", *CURVE)
+        written = read_receipts(workdir / run_files.RECEIPTS)
+        receipts += [{**receipt, "network": network} for receipt in written]
     replace_receipts(options.out / "receipts", "networks", receipts)
     about = dict(x="seconds", lines="network", where="metric=caption_accuracy")
     titles = {"seconds": "seconds of training", "value": "captions wholly right"}
     tables.figure(options.out / "networks.png", receipts, title="Networks at equal time", titles=titles, **about)
 
 
-def same_time(config: str, trial: pathlib.Path, first: pathlib.Path, tiny: bool) -> int:
-    """How many updates of a config take as long as the first run did, from a short trial of it."""
-    if tiny:
-        return load(config).steps
-    train(config, trial, "--config.steps=300", "--config.evaluators={}", "--config.when.sample.at_percent=()")
+def updates_in(options: argparse.Namespace, config: str, trial: pathlib.Path) -> int:
+    """How many updates of a config take CURVE_SECONDS, from a short trial of it."""
+    quiet = ("--config.evaluators={}", "--config.when.sample.at_percent=()", "--config.when.evaluate.at_percent=()")
+    train(options.root, config, trial, "--config.steps=300", *quiet)
     speeds = [line["images_per_second"] for line in run_files.read_lines(trial / run_files.METRICS) if "loss" in line]
     batch = run_files.read_json(trial / run_files.CONFIG)["batch_size"]
-    return int(seconds_of(first) * speeds[-1] / batch) // 100 * 100
-
-
-def curve(network: str, workdir: pathlib.Path) -> list[dict]:
-    """The receipts that a run wrote of itself while it trained."""
-    files = sorted((workdir / run_files.RECEIPTS).glob("*.json"))
-    written = [run_files.read_json(file) for file in files]
-    return [{**receipt, "network": network} for receipt in written if receipt["metric"] == "caption_accuracy"]
+    return int(CURVE_SECONDS * speeds[-1] / batch) // 100 * 100
 
 
 def ablations(options: argparse.Namespace) -> None:
     """One change at a time, by the sweep of the config."""
-    out = options.work / "ablations"
-    arguments = ["--config", options.config, "--out", str(out), "--workers", "1"]
-    if subprocess.run([sys.executable, "-m", "flowjax.sweep", *arguments], cwd=ROOT).returncode:
-        raise RuntimeError("The sweep failed. Mend what it says, then run this again.")
-    receipts = []
-    for job in plan(options.config, [], out):
-        written = [run_files.read_json(file) for file in sorted((job.directory / run_files.RECEIPTS).glob("*.json"))]
-        last = max(receipt["step"] for receipt in written)
-        receipts += [{**receipt, "change": job.name} for receipt in written if receipt["step"] == last]
+    out, config = options.work / "ablations", config_of(options)
+    sweep(options.root, config, out, "--workers", "1")
+    receipts = [
+        {**receipt, "change": job.name} for job in plan(config, [], out) for receipt in last_receipts(job.directory)
+    ]
     replace_receipts(options.out / "receipts", "ablations", receipts)
 
 
@@ -183,22 +156,7 @@ PARTS = {"main": main_run, "networks": networks, "ablations": ablations}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the parts asked for; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a little of everything, into the work folder")
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--work", type=pathlib.Path, help="where runs live (default: runs/text_to_image, or ..._tiny)")
-    parser.add_argument("--out", type=pathlib.Path, help="of receipts and pictures (default: beside this file)")
-    options = parser.parse_args(arguments)
-    options.config = str(ROOT / CONFIG) + (":tiny" if options.tiny else "")
-    options.work = (options.work or ROOT / "runs" / f"text_to_image{'_tiny' if options.tiny else ''}").absolute()
-    options.out = options.out or (options.work / "published" if options.tiny else HERE)
-    (options.out / "receipts").mkdir(parents=True, exist_ok=True)
-    for part in options.parts:
-        began = time.perf_counter()
-        PARTS[part](options)
-        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
-    readme = options.out / "README.md"
-    return tables.main([str(readme)]) if readme.exists() else 0
+    return run_parts(__file__, PARTS, arguments)
 
 
 if __name__ == "__main__":

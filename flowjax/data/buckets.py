@@ -45,7 +45,7 @@ def bucket_shapes(side: int, multiple: int, channels: int = 3, largest_ratio: fl
     return tuple(shape for shape in shapes if widest[shape[0]] == shape[1])
 
 
-def nearest_bucket(sizes: Int[np.ndarray, "n 2"], shapes: Sequence[Shape]) -> Int[np.ndarray, "n"]:
+def nearest_bucket(sizes: Int[np.ndarray, "n 2"], shapes: Sequence[Shape]) -> Int[np.ndarray, " n"]:
     """The bucket of each picture from its height and width."""
     if len(sizes) and sizes.min() < 1:
         raise ValueError(f"A picture has the size {tuple(sizes[sizes.min(1).argmin()])}; sides are at least 1 pixel.")
@@ -64,7 +64,7 @@ class Chosen:
     """Some of the records, by their places."""
 
     records: Any
-    places: Int[np.ndarray, "n"]
+    places: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.places)

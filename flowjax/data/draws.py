@@ -32,7 +32,7 @@ def row_uniforms(
     return draws[:, :columns]
 
 
-def normal_pairs(first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
+def normal_pairs(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 2"]:
     """Two standard normals from two uniforms (Box and Muller, 1958): a fixed number of uniforms, unlike rejection."""
     radius, angle = np.sqrt(-2 * np.log1p(-first)), 2 * np.pi * second
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)

@@ -36,10 +36,10 @@ class WeightSchedule:
       weights: [knots, sources], each row summing to one.
     """
 
-    steps: Float[np.ndarray, "k"]
+    steps: Float[np.ndarray, " k"]
     weights: Float[np.ndarray, "k s"]
 
-    def at(self, steps: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n s"]:
+    def at(self, steps: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n s"]:
         """The weights at some steps."""
         return np.stack([np.interp(steps, self.steps, column) for column in self.weights.T], axis=1)
 
@@ -108,7 +108,7 @@ class Turns:
         inner[ends >= 1 - 1e-12] = self._rows
         return np.concatenate([np.zeros((len(steps), 1), np.int64), inner], axis=1)
 
-    def at(self, step: int) -> tuple[Int[np.ndarray, "edges"], Int[np.ndarray, "s"]]:
+    def at(self, step: int) -> tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " s"]]:
         """The edges of the sources' rows at a step, and how many rows each source gave before it."""
         draw, repeat = divmod(step, self._hold)
         block, offset = divmod(draw, BLOCK)
@@ -130,7 +130,7 @@ class Turns:
             return self._tables[block]
 
 
-def _uniforms(seed: int, block: int) -> Float[np.ndarray, "n"]:
+def _uniforms(seed: int, block: int) -> Float[np.ndarray, " n"]:
     """Stratified uniforms of a block of draws: each in [0, 1), one in each of BLOCK equal cells, in random order."""
     generator = draws.generator(seed, draws.TURN, block)
     return (generator.permutation(BLOCK) + generator.random(BLOCK)) / BLOCK

@@ -104,7 +104,7 @@ class CaptionAgreement:
             "probe": {**RECIPE, "held_out_images": len(right)},
         }
 
-    def _right(self, embedded: np.ndarray, conditions: Conditions) -> Float[np.ndarray, "n"]:
+    def _right(self, embedded: np.ndarray, conditions: Conditions) -> Float[np.ndarray, " n"]:
         """For each image whether its own caption is the nearest of `choices`."""
         predicted = _unit((embedded - self._centre) / self._scale @ self._probe)
         own = np.sum(predicted * _unit(self._vectors(conditions)), axis=1)

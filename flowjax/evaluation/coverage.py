@@ -34,18 +34,18 @@ def _chunks(x: Float[Array, "n d"]) -> Iterator[Float[Array, "c d"]]:
     return (x[first : first + CHUNK] for first in range(0, len(x), CHUNK))
 
 
-def _squared_radii(x: Float[Array, "n d"], k: int) -> Float[np.ndarray, "n"]:
+def _squared_radii(x: Float[Array, "n d"], k: int) -> Float[np.ndarray, " n"]:
     # The nearest of all is the point itself, at distance zero: the k-th neighbour is the (k + 1)-th smallest. NumPy
     # partitions a block on the host much faster than XLA finds its top k.
     return np.concatenate([np.partition(np.asarray(_squared(rows, x)), k, axis=1)[:, k] for rows in _chunks(x)])
 
 
-def _balls(x: Float[Array, "n d"], y: Float[Array, "m d"], radii: Float[np.ndarray, "m"]) -> np.ndarray:
+def _balls(x: Float[Array, "n d"], y: Float[Array, "m d"], radii: Float[np.ndarray, " m"]) -> np.ndarray:
     """For each row of x, in how many balls of y it lies."""
     return np.concatenate([np.asarray(_count_inside(rows, y, radii)) for rows in _chunks(x)])
 
 
-def _nearest_squared(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[np.ndarray, "n"]:
+def _nearest_squared(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[np.ndarray, " n"]:
     return np.concatenate([np.asarray(_nearest(rows, y)) for rows in _chunks(x)])
 
 
@@ -72,12 +72,12 @@ def precision_recall(generated: Samples, real: Samples, k: int = 3) -> dict[str,
     }
 
 
-def nearest_distances(x: Samples, y: Samples) -> Float[np.ndarray, "n"]:
+def nearest_distances(x: Samples, y: Samples) -> Float[np.ndarray, " n"]:
     """For each example of x, the Euclidean distance to the nearest example of y."""
     return np.sqrt(_nearest_squared(as_rows(x), as_rows(y)))
 
 
-def nearest(x: Samples, y: Samples) -> tuple[Float[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+def nearest(x: Samples, y: Samples) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """For each example of x, the distance to the nearest example of y, and which that is."""
     x, y = as_rows(x), as_rows(y)
     places = np.concatenate([np.asarray(_squared(rows, y)).argmin(axis=1) for rows in _chunks(x)])

@@ -150,7 +150,7 @@ def kid(x: Samples, y: Samples, subsets: int = 100, subset_size: int = 1000, see
     return Kid(float(np.mean(values)), float(np.std(values)))
 
 
-def moments(features: Samples) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
+def moments(features: Samples) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
     """Mean and covariance (divided by n - 1) of features, in float64."""
     rows = np.asarray(features, np.float64).reshape(len(features), -1)
     if len(rows) < 2:
@@ -160,9 +160,9 @@ def moments(features: Samples) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray
 
 
 def gaussian_w2_squared(
-    mean_x: Float[np.ndarray, "d"],
+    mean_x: Float[np.ndarray, " d"],
     covariance_x: Float[np.ndarray, "d d"],
-    mean_y: Float[np.ndarray, "d"],
+    mean_y: Float[np.ndarray, " d"],
     covariance_y: Float[np.ndarray, "d d"],
 ) -> float:
     """W2^2 of two Gaussians.

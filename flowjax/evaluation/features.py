@@ -111,7 +111,7 @@ def _logits(weights: Weights, images: Float[Array, "b 8 8 1"]) -> Float[Array, "
     return _penultimate(weights, images) @ weights["head"] + weights["head_bias"]
 
 
-def _loss(weights: Weights, images: Float[Array, "b 8 8 1"], labels: Int[Array, "b"]) -> Float[Array, ""]:
+def _loss(weights: Weights, images: Float[Array, "b 8 8 1"], labels: Int[Array, " b"]) -> Float[Array, ""]:
     return optax.softmax_cross_entropy_with_integer_labels(_logits(weights, images), labels).mean()
 
 

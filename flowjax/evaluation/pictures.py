@@ -32,7 +32,7 @@ def grid(
     images: Shaped[np.ndarray, "n h w c"],
     columns: int | None = None,
     *,
-    labels: Int[np.ndarray, "n"] | None = None,
+    labels: Int[np.ndarray, " n"] | None = None,
     scale: int | None = None,
     gap: int = 1,
     low: float = -1.0,

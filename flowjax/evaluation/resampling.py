@@ -39,7 +39,7 @@ GROUPS = 20
 RESAMPLES = 1000
 
 
-def bootstrap_mean(values: Shaped[np.ndarray, "n"], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def bootstrap_mean(values: Shaped[np.ndarray, " n"], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """The percentile bootstrap of a mean over samples."""
     values = np.asarray(values, np.float64)
     generator = np.random.default_rng(seed)
@@ -99,7 +99,7 @@ def jackknife_frechet(one: Samples, other: Samples, groups: int = GROUPS, seed: 
 
 
 @jax.jit
-def _kernel_sums(rows: Float[Array, "m d"], blocks: Float[Array, "g m d"]) -> Float[Array, "g"]:
+def _kernel_sums(rows: Float[Array, "m d"], blocks: Float[Array, "g m d"]) -> Float[Array, " g"]:
     """Sums of the cubic kernel of KID between a block of rows and each of the blocks."""
     total = lambda block: jnp.sum((jnp.matmul(rows, block.T, precision="highest") / rows.shape[1] + 1) ** 3)
     return jax.lax.map(total, blocks)

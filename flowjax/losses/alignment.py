@@ -38,7 +38,7 @@ def token_cosine(tokens: Float[Array, "*b c"], features: Float[Array, "*b c"]) -
 
 def alignment_loss(
     tokens: Float[Array, "b h w c"], features: Float[Array, "b h w c"], visible: Bool[Array, "b h w"] | None = None
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """Equation (1) for each example: minus the mean cosine over its places.
 
     Args:

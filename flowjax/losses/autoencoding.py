@@ -33,12 +33,12 @@ GRADIENT_FLOOR = 1e-4
 LARGEST_WEIGHT = 1e4
 
 
-def absolute_error(images: Float[Array, "b ..."], reconstructions: Float[Array, "b ..."]) -> Float[Array, "b"]:
+def absolute_error(images: Float[Array, "b ..."], reconstructions: Float[Array, "b ..."]) -> Float[Array, " b"]:
     """mean |x - y| over the values of an example."""
     return mean_per_example(jnp.abs(images - reconstructions))
 
 
-def gaussian_kl(mean: Float[Array, "b ..."], logvar: Float[Array, "b ..."]) -> Float[Array, "b"]:
+def gaussian_kl(mean: Float[Array, "b ..."], logvar: Float[Array, "b ..."]) -> Float[Array, " b"]:
     """Equation (1): KL(N(mean, exp(logvar)) || N(0, I)) of each example, in nats, summed over the latents."""
     # Near the prior exp(l) and 1 + l would cancel.
     return 0.5 * sum_per_example(mean**2 + (jnp.expm1(logvar) - logvar))
@@ -52,8 +52,8 @@ def sample_posterior(
 
 
 def feature_distance(
-    features: Sequence[Float[Array, "b *_cells"]], others: Sequence[Float[Array, "b *_cells"]]
-) -> Float[Array, "b"]:
+    features: Sequence[Float[Array, " b *_cells"]], others: Sequence[Float[Array, " b *_cells"]]
+) -> Float[Array, " b"]:
     """The distance of two sets of feature maps, channels last: LPIPS without learnt weights (Zhang et al. 2018).
 
     At every cell the channels are scaled to unit length; squared differences are summed over channels, averaged over cells
@@ -74,25 +74,25 @@ def feature_distance(
     return sum(distance(*pair) for pair in zip(features, others)) / len(features)
 
 
-def generator_hinge(fake: Float[Array, "b ..."]) -> Float[Array, "b"]:
+def generator_hinge(fake: Float[Array, "b ..."]) -> Float[Array, " b"]:
     """-mean over patches of the logits of generated images."""
     return -mean_per_example(fake)
 
 
-def discriminator_hinge(real: Float[Array, "b ..."], fake: Float[Array, "b ..."]) -> Float[Array, "b"]:
+def discriminator_hinge(real: Float[Array, "b ..."], fake: Float[Array, "b ..."]) -> Float[Array, " b"]:
     """(mean relu(1 - D(x)) + mean relu(1 + D(y))) / 2: 1 for a discriminator that says 0, 0 for one beyond its margins."""
     return 0.5 * (mean_per_example(jax.nn.relu(1.0 - real)) + mean_per_example(jax.nn.relu(1.0 + fake)))
 
 
 def gradient_penalty(
     score: Callable[[Float[Array, "b ..."]], Float[Array, "b ..."]], images: Float[Array, "b ..."]
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """R1: 1/2 |gradient with respect to the image of its mean logit|^2 (Mescheder et al. 2018)."""
     gradient = jax.grad(lambda x: jnp.sum(mean_per_example(score(x))))(images)
     return 0.5 * sum_per_example(gradient**2)
 
 
-def masked_mean(values: Float[Array, "b"], mask: Float[Array, "b"]) -> Float[Array, ""]:
+def masked_mean(values: Float[Array, " b"], mask: Float[Array, " b"]) -> Float[Array, ""]:
     """The mean over the examples whose mask is 1."""
     return jnp.sum(jnp.where(mask > 0, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1.0)
 
@@ -109,10 +109,10 @@ def adaptive_weight(reconstruction: PyTree, adversarial: PyTree) -> Float[Array,
 
 
 def balanced(
-    reconstruction: Callable[[PyTree], Float[Array, "b"]],
-    adversarial: Callable[[PyTree], Float[Array, "b"]],
+    reconstruction: Callable[[PyTree], Float[Array, " b"]],
+    adversarial: Callable[[PyTree], Float[Array, " b"]],
     layer: PyTree,
-    mask: Float[Array, "b"],
+    mask: Float[Array, " b"],
 ) -> Float[Array, ""]:
     """lambda of equation (3) of two losses that are functions of the last layer's parameters."""
     layer = jax.lax.stop_gradient(layer)

@@ -21,8 +21,8 @@ from flowjax.arrays import mean_per_example
 from flowjax.paths.path import GaussianPath, edm_path, linear_path, vp_path
 from flowjax.paths.predictions import error_ratio, target
 
-Predict = Callable[[Float[Array, "b ..."], Float[Array, "b"]], Float[Array, "b ..."]]
-Loss = tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]
+Predict = Callable[[Float[Array, "b ..."], Float[Array, " b"]], Float[Array, "b ..."]]
+Loss = tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]
 
 
 def prediction_loss(
@@ -31,9 +31,9 @@ def prediction_loss(
     prediction: str,
     noise: Float[Array, "b ..."],
     data: Float[Array, "b ..."],
-    t: Float[Array, "b"],
+    t: Float[Array, " b"],
     loss_space: str | None = None,
-    weight: Float[Array, "b"] | None = None,
+    weight: Float[Array, " b"] | None = None,
     visible: Bool[Array, "b ..."] | None = None,
 ) -> Loss:
     """Equation (1) for each example.
@@ -64,7 +64,7 @@ def prediction_loss(
 
 
 def flow_matching_loss(
-    velocity: Predict, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]
+    velocity: Predict, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, " b"]
 ) -> Loss:
     """mean |v(x_t, t) - (x1 - x0)|^2 with x_t = t x1 + (1 - t) x0 (Lipman et al. 2022, Liu et al. 2022)."""
     return prediction_loss(velocity, linear_path(), "velocity", noise, data, t)
@@ -74,7 +74,7 @@ def noise_loss(
     noise_prediction: Predict,
     noise: Float[Array, "b ..."],
     data: Float[Array, "b ..."],
-    t: Float[Array, "b"],
+    t: Float[Array, " b"],
     path: GaussianPath | None = None,
 ) -> Loss:
     """mean |noise_prediction(x_t, t) - x0|^2, the simple loss of Ho et al. 2020, by default on the VP path."""
@@ -85,7 +85,7 @@ def score_matching_loss(
     score: Predict,
     noise: Float[Array, "b ..."],
     data: Float[Array, "b ..."],
-    t: Float[Array, "b"],
+    t: Float[Array, " b"],
     path: GaussianPath | None = None,
 ) -> Loss:
     """mean |sigma score(x_t, t) + x0|^2: denoising score matching (Song et al. 2020), by default on the VP path."""
@@ -96,7 +96,7 @@ def v_loss(
     v: Predict,
     noise: Float[Array, "b ..."],
     data: Float[Array, "b ..."],
-    t: Float[Array, "b"],
+    t: Float[Array, " b"],
     path: GaussianPath | None = None,
 ) -> Loss:
     """mean |v(x_t, t) - (alpha x0 - sigma x1)|^2 (Salimans & Ho 2022), by default on the VP path."""
@@ -107,7 +107,7 @@ def edm_loss(
     denoise: Predict,
     noise: Float[Array, "b ..."],
     data: Float[Array, "b ..."],
-    t: Float[Array, "b"],
+    t: Float[Array, " b"],
     data_std: float = 0.5,
 ) -> Loss:
     """lambda(sigma) mean |D(x1 + sigma x0; sigma) - x1|^2 with lambda = (sigma^2 + s^2) / (sigma s)^2.

@@ -16,6 +16,7 @@ step `until` on the term is gone, and the encoder is not run any more.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ class Alignment:
     until: int | None
     contrast: float
 
-    def loss(self, params: Params, tokens: Tokens, batch: Batch, key: Key[Array, ""]) -> Float[Array, "b"]:
+    def loss(self, params: Params, tokens: Tokens, batch: Batch, key: Key[Array, ""]) -> Float[Array, " b"]:
         """Minus the mean cosine of each example; nothing of it reaches the encoder or the picture."""
         tree = params.get(ENCODER)
         features = self.encoder.encode(tree, batch, jax.random.fold_in(key, STREAM))
@@ -143,7 +144,7 @@ def with_alignment(
     if not term.weight:
         return method
 
-    def parts(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, "b"], Metrics, Tokens]:
+    def parts(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics, Tokens]:
         observed, seen = observe(network, term.layer)
         value, metrics = loss_of(observed)(params, batch, key)
         if len(seen) != 1:
@@ -152,7 +153,7 @@ def with_alignment(
             )
         return value, metrics, seen[0]
 
-    def aligned_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, "b"], Metrics]:
+    def aligned_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         value, metrics, tokens = parts(params, batch, key)
         metrics = {**metrics, f"{phase}_loss": value}
         look = lambda: term.loss(params, tokens, batch, key)

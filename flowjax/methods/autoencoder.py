@@ -38,7 +38,7 @@ UNREAD = ("coupling", "path", "time", "weight", "noise", "preconditioning")
 LARGEST_KL = 10.0  # nats a latent value at the start: more is a posterior far from the prior before any training
 LARGEST_PULL = 1.0  # of the KL on the encoder at the start, over that of the reconstruction
 
-Values = Float[Array, "b"]
+Values = Float[Array, " b"]
 Images = Float[Array, "b height width c"]
 Eye = Callable[[PyTree, Images], list[Array]]  # (tree, images) -> feature maps
 

@@ -59,7 +59,7 @@ def flow_matching(
         _check_ends(setting, loss)
 
     def loss_of(network: Network) -> LossFn:
-        def flow_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, "b"], Metrics]:
+        def flow_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
             drawn = draw(setting, batch, key, label_dropout)
             predict = lambda x, t: network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
             weight = loss_weight(setting.weight, setting.path, loss, drawn.t)
@@ -94,7 +94,7 @@ def flow_matching(
     return with_alignment(method, "flow", loss_of, setting.network, term)
 
 
-def _factor(setting: Setting, loss: str, t: Float[Array, "n"]) -> Float[Array, "n"]:
+def _factor(setting: Setting, loss: str, t: Float[Array, " n"]) -> Float[Array, " n"]:
     """What stands in front of the squared error of the network's own output."""
     weight = loss_weight(setting.weight, setting.path, loss, t)
     return weight * error_ratio(setting.path, setting.prediction, loss, t) ** 2

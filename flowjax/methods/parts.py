@@ -57,9 +57,9 @@ class Draw:
 
     noise: Float[Array, "b ..."]
     data: Float[Array, "b ..."]
-    t: Float[Array, "b"]
+    t: Float[Array, " b"]
     cond: Conditions
-    keys: Key[Array, "b"]
+    keys: Key[Array, " b"]
 
 
 def make_setting(config: ConfigDict, data: DataSpec, prediction: str) -> Setting:

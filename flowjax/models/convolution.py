@@ -1,29 +1,13 @@
 """3 x 3 convolution in two formulations that give the same numbers: the compiler's own, and nine matrix products.
 
-The compiler's convolution, above all its gradients, used to be slow on a CPU, so it was worth asking again. The time of
-the forward pass and both gradients over that of `xla`, jax 0.10 on a CPU with two cores, one run of
-experiments/bench/convolution.py (nine shapes, formulations taking turns; PyTorch after them in the same run):
-
-    batch x image    channels   xla    matmul   PyTorch   PyTorch channels-last
-    64 x 8 x 8             32     1      2.04      0.92      0.63
-    64 x 8 x 8             64     1      1.71      0.76      0.55
-    64 x 8 x 8            128     1      1.36      0.65      0.51
-    32 x 16 x 16           32     1      0.93      1.11      0.61
-    32 x 16 x 16           64     1      0.84      1.77      0.70
-    32 x 16 x 16          128     1      1.43      1.16      0.69
-    16 x 32 x 32           32     1      2.71      0.55      0.51
-    16 x 32 x 32           64     1      1.81      0.86      0.59
-    16 x 32 x 32          128     1      1.52      0.80      0.59
-
-The nine products win at 16 x 16 with up to 64 channels and lose elsewhere, by more. The cores were shared with other
-work, and a shorter run disagreed about which formulation wins at 8 x 8 x 64: no rule for choosing by shape can rest on
-this. So `xla` is the default and `matmul` is there to be tried.
+`xla` is the default. On a CPU the nine products win at some shapes and lose at others, by more; experiments/bench has the
+times of both, and of PyTorch's convolution.
 
 Layouts on a CPU. XLA has a fast convolution there for the layout NHWC x HWIO -> NHWC alone. It rewrites other layouts
 to that one in the main body of a program, but not within loops (several updates in one dispatch, gradient accumulation),
-and the gradients that autodiff derives from `conv_general_dilated` are of other layouts: within a loop they were a
-hundred times slower. So on a CPU the rule for tangents is written in layouts whose transposes, which reverse mode runs,
-are the fast one. With y = x * k, dy = dx * k + x * dk:
+and the gradients that autodiff derives from `conv_general_dilated` are of other layouts: within a loop they are
+slower by orders of magnitude. So on a CPU the rule for tangents is written in layouts whose transposes, which reverse mode
+runs, are the fast one. With y = x * k, dy = dx * k + x * dk:
 
     dx * k: kernel as HWOI. Its transpose is the convolution of dy with the flipped kernel, NHWC x HWIO -> NHWC.
     x * dk: x as CHWN, dk as IHWO, dy as HWNC. Its transpose, the gradient of k, is the convolution of the image x,

@@ -5,7 +5,7 @@ sums over two axes, which XLA's CPU compiler does not hand to its fast matrix pr
 product.
 
 The gradient of a kernel with two or three columns, the output for points, is a thin matrix product, which the same
-compiler's library is slow at; taken column by column it is not. `python experiments/bench/dense.py` measures both.
+compiler's library is slow at; taken column by column it is not. experiments/bench has the times of both.
 """
 
 from collections.abc import Callable

@@ -69,7 +69,7 @@ class Block(nn.Module):
         rotation: Rotation | None,
         visible: Bool[Array, "b n"] | None,
         cond: Conditions,
-        keys: Key[Array, "b"] | None,
+        keys: Key[Array, " b"] | None,
     ) -> Float[Array, "b n c"]:
         size = x.shape[-1]
         norm = lambda h: layer_norm(h, self.dtype)
@@ -110,10 +110,10 @@ class DiT(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b height width c"],
-        t: Float[Array, "b"],
-        s: Float[Array, "b"] | None = None,
+        t: Float[Array, " b"],
+        s: Float[Array, " b"] | None = None,
         cond: Conditions | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b height width c"]:
         cond = dict(cond or {})
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch

@@ -128,7 +128,7 @@ class Profile:
     time: float
 
 
-def synthesis_weights(profiles: Sequence[Profile], wanted: Profile) -> Float[np.ndarray, "n"]:
+def synthesis_weights(profiles: Sequence[Profile], wanted: Profile) -> Float[np.ndarray, " n"]:
     """The weights, of sum one, with which stored averages add up to the wanted one; see (3).
 
     Reference: Karras et al. 2024, section 3.2.
@@ -159,7 +159,7 @@ def _inner(gamma_a, time_a, gamma_b, time_b) -> np.ndarray:
     return (gamma_a + 1) * (gamma_b + 1) * ratio**exponent / ((gamma_a + gamma_b + 1) * later)
 
 
-def combine(trees: Iterable[PyTree], weights: Float[np.ndarray, "n"]) -> PyTree:
+def combine(trees: Iterable[PyTree], weights: Float[np.ndarray, " n"]) -> PyTree:
     """The weighted sum of parameter trees, read one after the other, with the types of the first.
 
     NumPy leaves are summed in float64 on the host; jax leaves in float32 where they lie, so sharded trees stay sharded.

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int, Key
 MAX_PERIOD = 10000.0
 
 
-def sinusoidal_features(t: Float[Array, "b"], size: int, time_scale: float = 1000.0) -> Float[Array, "b size"]:
+def sinusoidal_features(t: Float[Array, " b"], size: int, time_scale: float = 1000.0) -> Float[Array, "b size"]:
     """The waves (1) of a time: size / 2 cosines, then as many sines (Vaswani et al. 2017; Ho et al. 2020)."""
     if size < 2 or size % 2:
         raise ValueError(f"The number of time features must be even and positive (cosines and sines); it is {size}.")
@@ -41,7 +41,7 @@ def sinusoidal_features(t: Float[Array, "b"], size: int, time_scale: float = 100
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def octave_features(t: Float[Array, "b"], octaves: int) -> Float[Array, "b size"]:
+def octave_features(t: Float[Array, " b"], octaves: int) -> Float[Array, "b size"]:
     """t itself and cos, sin of pi t, 2 pi t, 4 pi t, ...: few features that still resolve steps of 2^-octaves in t."""
     frequencies = jnp.asarray(np.pi * 2.0 ** np.arange(octaves), jnp.float32)
     angles = t.astype(jnp.float32)[:, None] * frequencies
@@ -66,7 +66,7 @@ class TimeEmbedding(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, t: Float[Array, "b"]) -> Float[Array, "b features"]:
+    def __call__(self, t: Float[Array, " b"]) -> Float[Array, "b features"]:
         init = nn.initializers.normal(0.02)
         hidden = nn.Dense(self.features, kernel_init=init, dtype=self.dtype)(
             sinusoidal_features(t, self.waves, self.time_scale)
@@ -92,7 +92,7 @@ class ConditionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Float[Array, "b"], s: Float[Array, "b"] | None = None, label: Int[Array, "b"] | None = None
+        self, t: Float[Array, " b"], s: Float[Array, " b"] | None = None, label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b features"]:
         options = {"waves": self.waves, "time_scale": self.time_scale, "dtype": self.dtype}
         embedding = TimeEmbedding(self.features, name="time", **options)(t)
@@ -111,7 +111,7 @@ class LabelEmbedding(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, label: Int[Array, "b"]) -> Float[Array, "b features"]:
+    def __call__(self, label: Int[Array, " b"]) -> Float[Array, "b features"]:
         table = nn.Embed(
             self.num_classes + 1,
             self.features,
@@ -123,7 +123,7 @@ class LabelEmbedding(nn.Module):
 
 
 def coordinate_features(
-    rows: Float[np.ndarray, "n"], columns: Float[np.ndarray, "n"], size: int
+    rows: Float[np.ndarray, " n"], columns: Float[np.ndarray, " n"], size: int
 ) -> Float[np.ndarray, "n size"]:
     """Fixed features of points of a plane: half of them waves of the column, half of the row.
 
@@ -154,7 +154,7 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b ..."], keys: Key[Array, "b"] | None) -> Float[Array, "b ..."]:
+    def __call__(self, x: Float[Array, "b ..."], keys: Key[Array, " b"] | None) -> Float[Array, "b ..."]:
         if keys is None or self.rate == 0.0:
             return x
         layer = zlib.crc32("/".join(self.path).encode())

@@ -21,7 +21,7 @@ def feed_forward(
     kind: str,
     mlp_ratio: float,
     dropout: float,
-    keys: Key[Array, "b"] | None,
+    keys: Key[Array, " b"] | None,
     dtype: DTypeLike,
     prefix: str = "mlp",
 ) -> Float[Array, "b n c"]:

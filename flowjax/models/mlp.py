@@ -37,10 +37,10 @@ class MLP(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b ..."],
-        t: Float[Array, "b"],
-        s: Float[Array, "b"] | None = None,
+        t: Float[Array, " b"],
+        s: Float[Array, " b"] | None = None,
         cond: Conditions | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b ..."]:
         activation = choose("activation", self.activation, ACTIVATIONS)
         parts = [x.reshape(x.shape[0], -1), octave_features(t, self.octaves)]

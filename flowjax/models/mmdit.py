@@ -86,7 +86,7 @@ class JointBlock(nn.Module):
         text: Float[Array, "b l c"],
         visible: Bool[Array, "b m"],
         embedding: Float[Array, "b c"],
-        keys: Key[Array, "b"] | None,
+        keys: Key[Array, " b"] | None,
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b l c"] | None]:
         size, cells = image.shape[-1], image.shape[1]
         init = nn.initializers.xavier_uniform()
@@ -161,10 +161,10 @@ class MMDiT(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b height width c"],
-        t: Float[Array, "b"],
-        s: Float[Array, "b"] | None = None,
+        t: Float[Array, " b"],
+        s: Float[Array, " b"] | None = None,
         cond: Conditions | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b height width c"]:
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
         patches = to_patches(x, self.patch)

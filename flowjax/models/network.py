@@ -90,11 +90,11 @@ class Apply(Protocol):
         self,
         tree: PyTree,
         x: Float[Array, "b ..."],
-        t: Float[Array, "b"],
+        t: Float[Array, " b"],
         cond: Conditions,
         *,
-        s: Float[Array, "b"] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        s: Float[Array, " b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b ..."]: ...
 
 
@@ -106,12 +106,12 @@ class Hidden(Protocol):
         self,
         tree: PyTree,
         x: Float[Array, "b ..."],
-        t: Float[Array, "b"],
+        t: Float[Array, " b"],
         cond: Conditions,
         *,
         layer: int,
-        s: Float[Array, "b"] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        s: Float[Array, " b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]: ...
 
 
@@ -136,7 +136,7 @@ class Network:
 
     init: Callable[[Key[Array, ""]], PyTree]
     apply: Apply
-    drop: Callable[[Conditions, Bool[Array, "b"]], Conditions]
+    drop: Callable[[Conditions, Bool[Array, " b"]], Conditions]
     conditions: Mapping[str, Condition] = dataclasses.field(default_factory=dict)
     two_times: bool = False
     hidden: Hidden | None = None
@@ -195,7 +195,7 @@ def from_module(
         cond: Conditions,
         *,
         s: Float[Array, "..."] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b ..."]:
         return module.apply({"params": tree}, *arguments(x, t, cond, s, keys)).astype(jnp.float32)
 
@@ -207,7 +207,7 @@ def from_module(
         *,
         layer: int,
         s: Float[Array, "..."] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]:
         if not 1 <= layer <= layers:
             raise ValueError(f"The network has blocks 1 ... {layers}; there is no block {layer}. Choose one of these.")
@@ -215,7 +215,7 @@ def from_module(
         # All blocks are recorded; what is not returned here, XLA does not keep.
         return output.astype(jnp.float32), recorded[TOKENS]["tokens"][layer - 1].astype(jnp.float32)
 
-    def drop(cond: Conditions, dropped: Bool[Array, "b"]) -> Conditions:
+    def drop(cond: Conditions, dropped: Bool[Array, " b"]) -> Conditions:
         return {
             name: _drop(array, conditions[name], dropped) if name in conditions else array
             for name, array in cond.items()
@@ -224,7 +224,7 @@ def from_module(
     return Network(init, apply, drop, conditions, two_times, hidden if layers else None, layers)
 
 
-def _drop(array: Array, condition: Condition, dropped: Bool[Array, "b"]) -> Array:
+def _drop(array: Array, condition: Condition, dropped: Bool[Array, " b"]) -> Array:
     if condition.null is None:
         return array
     return jnp.where(expand_to(dropped, array), jnp.asarray(condition.null, array.dtype), array)

@@ -51,7 +51,7 @@ def rotate(x: Float[Array, "b n h d"], rotation: Rotation) -> Float[Array, "b n 
     return turned.reshape(x.shape).astype(x.dtype)
 
 
-def _ramp(size: int, theta: float, length: int, fast: float, slow: float) -> Float[np.ndarray, "f"]:
+def _ramp(size: int, theta: float, length: int, fast: float, slow: float) -> Float[np.ndarray, " f"]:
     """1 for waves that turn more than `fast` times in `length`, 0 for less than `slow` times, linear in i between."""
     index = lambda turns: size * math.log(length / (2 * math.pi * turns)) / (2 * math.log(theta))
     low, high = max(math.floor(index(fast)), 0), min(math.ceil(index(slow)), size - 1)
@@ -61,7 +61,7 @@ def _ramp(size: int, theta: float, length: int, fast: float, slow: float) -> Flo
 
 def frequencies(
     size: int, theta: float = 10000.0, extrapolation: str = "none", stretch: float = 1.0, trained_length: int = 1
-) -> Float[np.ndarray, "f"]:
+) -> Float[np.ndarray, " f"]:
     """The size / 2 angular frequencies of one axis, (2) or its replacement at s = `stretch` > 1.
 
     Args:

@@ -33,7 +33,7 @@ from flowjax.paths.path import GaussianPath
 LEVELS = (1e-4, 1e4)  # the noise-to-signal ratios between which c_noise moves
 
 
-def noise_condition(path: GaussianPath, t: Float[Array, "b"]) -> Float[Array, "b"]:
+def noise_condition(path: GaussianPath, t: Float[Array, " b"]) -> Float[Array, " b"]:
     """c_noise = ln(sigma / alpha) / 4, finite also where alpha or sigma is zero."""
     low, high = LEVELS
     alpha, sigma = path.alpha(t), path.sigma(t)
@@ -76,7 +76,7 @@ def edm(
         cond: Conditions,
         *,
         s: Float[Array, "..."] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b ..."]:
         scaled, first, second, skip, out = inputs(x, t, s)
         return skip * x + out * network.apply(tree, scaled, first, cond, s=second, keys=keys)
@@ -89,7 +89,7 @@ def edm(
         *,
         layer: int,
         s: Float[Array, "..."] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]:
         scaled, first, second, skip, out = inputs(x, t, s)
         output, tokens = network.hidden(tree, scaled, first, cond, layer=layer, s=second, keys=keys)

@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
         self,
         x: Float[Array, "b h w c"],
         embedding: Float[Array, "b e"] | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h2 w2 f"]:
         options = {"implementation": self.convolution, "dtype": self.dtype}
         hidden = nn.silu(group_norm(self.dtype, x.shape[-1], "norm_in")(x))

@@ -43,10 +43,10 @@ class UNet(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        t: Float[Array, "b"],
-        s: Float[Array, "b"] | None = None,
+        t: Float[Array, " b"],
+        s: Float[Array, " b"] | None = None,
         cond: Conditions | None = None,
-        keys: Key[Array, "b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
         cond = cond or {}
         embed = ConditionEmbedding(

@@ -115,11 +115,11 @@ def straight_velocity(mixture: GaussianMixture, x: Float[Array, "b d"], t: Time)
 class QuadraticReward:
     """r(x) = linear . x - sum_j curvature_j (x_j - centre_j)^2 / 2; negative curvature rewards distance."""
 
-    linear: Float[Array, "d"]
-    curvature: Float[Array, "d"]
-    centre: Float[Array, "d"]
+    linear: Float[Array, " d"]
+    curvature: Float[Array, " d"]
+    centre: Float[Array, " d"]
 
-    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b"]:
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, " b"]:
         """The reward of each point."""
         return x @ self.linear - 0.5 * (x - self.centre) ** 2 @ self.curvature
 
@@ -129,12 +129,12 @@ class QuadraticReward:
         return mixture.weights @ self(mixture.means) - 0.5 * spread @ self.curvature
 
 
-def linear_reward(direction: Float[Array, "d"]) -> QuadraticReward:
+def linear_reward(direction: Float[Array, " d"]) -> QuadraticReward:
     """r(x) = direction . x."""
     return QuadraticReward(direction, jnp.zeros_like(direction), jnp.zeros_like(direction))
 
 
-def distance_reward(centre: Float[Array, "d"], curvature: float = 1.0) -> QuadraticReward:
+def distance_reward(centre: Float[Array, " d"], curvature: float = 1.0) -> QuadraticReward:
     """r(x) = -curvature |x - centre|^2 / 2."""
     return QuadraticReward(jnp.zeros_like(centre), jnp.full_like(centre, curvature), centre)
 

@@ -40,8 +40,8 @@ class Noise:
     """
 
     name: str
-    sample: Callable[[Key[Array, "b"], tuple[int, ...]], Float[Array, "b ..."]]
-    log_density: Callable[[Float[Array, "b ..."]], Float[Array, "b"]]
+    sample: Callable[[Key[Array, " b"], tuple[int, ...]], Float[Array, "b ..."]]
+    log_density: Callable[[Float[Array, "b ..."]], Float[Array, " b"]]
     variance: float
 
 

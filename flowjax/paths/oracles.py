@@ -46,10 +46,10 @@ class GaussianMixture:
         it; a label outside that range (num_classes is the networks') is the null label and conditions on nothing.
     """
 
-    weights: Float[Array, "k"]
+    weights: Float[Array, " k"]
     means: Float[Array, "k d"]
-    stds: Float[Array, "k"] | Float[Array, "k d"]
-    classes: Int[Array, "k"] | None = None
+    stds: Float[Array, " k"] | Float[Array, "k d"]
+    classes: Int[Array, " k"] | None = None
 
     @property
     def variances(self) -> Float[Array, "k _"]:
@@ -61,7 +61,7 @@ class GaussianMixture:
         """How many classes the components form."""
         return None if self.classes is None else int(jnp.max(self.classes)) + 1
 
-    def mean(self) -> Float[Array, "d"]:
+    def mean(self) -> Float[Array, " d"]:
         """E[x1]."""
         return self.weights @ self.means
 
@@ -83,7 +83,7 @@ class GaussianMixture:
         """Draws `count` points."""
         return self.sample_components(key, count)[0]
 
-    def sample_components(self, key: Key[Array, ""], count: int) -> tuple[Float[Array, "b d"], Int[Array, "b"]]:
+    def sample_components(self, key: Key[Array, ""], count: int) -> tuple[Float[Array, "b d"], Int[Array, " b"]]:
         """Draws `count` points, each with the index of the component it came from (`classes[index]` is its label)."""
         key_component, key_normal = jax.random.split(key)
         component = jax.random.choice(key_component, len(self.weights), (count,), p=self.weights)
@@ -91,13 +91,13 @@ class GaussianMixture:
         return self.means[component] + jnp.sqrt(self.variances[component]) * normal, component
 
     def log_density(
-        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, "b"] | None = None
-    ) -> Float[Array, "b"]:
+        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, " b"] | None = None
+    ) -> Float[Array, " b"]:
         """log p_t(x), or log p_t(x | label)."""
         return jax.nn.logsumexp(self._terms(path, x, t, label)[-1], axis=1)
 
     def responsibilities(
-        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, "b"] | None = None
+        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b k"]:
         """rho_k: the probability that x_t came from component k."""
         return jax.nn.softmax(self._terms(path, x, t, label)[-1], axis=1)
@@ -107,14 +107,14 @@ class GaussianMixture:
         return self.responsibilities(path, x, t) @ jax.nn.one_hot(self._classes(), self.num_classes)
 
     def score(
-        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, "b"] | None = None
+        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, " b"] | None = None
     ) -> Float[Array, "b d"]:
         """grad_x log p_t(x): equation (2)."""
         _, _, pull, _, log_terms = self._terms(path, x, t, label)
         return -jnp.einsum("bk,bkd->bd", jax.nn.softmax(log_terms, axis=1), pull)
 
     def expected_pair(
-        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, "b"] | None = None
+        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, " b"] | None = None
     ) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
         """(E[x1 | x_t], E[x0 | x_t]): equation (1)."""
         alpha, sigma, pull, _, log_terms = self._terms(path, x, t, label)
@@ -123,7 +123,12 @@ class GaussianMixture:
         return data, sigma[:, None] * jnp.einsum("bk,bkd->bd", rho, pull)
 
     def prediction(
-        self, path: GaussianPath, prediction: str, x: Float[Array, "b d"], t: Time, label: Int[Array, "b"] | None = None
+        self,
+        path: GaussianPath,
+        prediction: str,
+        x: Float[Array, "b d"],
+        t: Time,
+        label: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b d"]:
         """The exact conditional expectation of any prediction: what a perfect network outputs."""
         if prediction == "score":  # equation (2) stays finite where sigma is 0
@@ -133,8 +138,8 @@ class GaussianMixture:
         return ((a / c)[:, None]) * data + ((b / c)[:, None]) * noise
 
     def divergence(
-        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, "b"] | None = None
-    ) -> Float[Array, "b"]:
+        self, path: GaussianPath, x: Float[Array, "b d"], t: Time, label: Int[Array, " b"] | None = None
+    ) -> Float[Array, " b"]:
         """div v: the derivative of (3), where grad rho_k = rho_k (sum_j rho_j q_j - q_k)."""
         times = batch_times(t, x)
         alpha, sigma, pull, variance, log_terms = self._terms(path, x, t, label)
@@ -151,7 +156,7 @@ class GaussianMixture:
         path: GaussianPath,
         x: Float[Array, "b d"],
         t: Time,
-        label: Int[Array, "b"] | None = None,
+        label: Int[Array, " b"] | None = None,
         prediction: str = "data",
     ) -> Float[Array, "b d d"]:
         """Cov[target | x_t] of a prediction's target: equation (4). By default that of x1 itself."""
@@ -165,17 +170,17 @@ class GaussianMixture:
         path: GaussianPath,
         x: Float[Array, "b d"],
         t: Time,
-        label: Int[Array, "b"] | None = None,
+        label: Int[Array, " b"] | None = None,
         prediction: str = "data",
-    ) -> Float[Array, "b"]:
+    ) -> Float[Array, " b"]:
         """The trace of `posterior_covariance` over d, without forming the matrix: the loss left at x_t, per element."""
         rho, within, offset = self._unknown(path, x, t, label)
         per_element = jnp.einsum("bk,bkd->b", rho, within + offset**2) / x.shape[1]
         return self._spread(path, prediction, x, t) * per_element
 
     def floor(
-        self, path: GaussianPath, prediction: str, t: Float[Array, "b"], key: Key[Array, ""]
-    ) -> Float[Array, "b"]:
+        self, path: GaussianPath, prediction: str, t: Float[Array, " b"], key: Key[Array, ""]
+    ) -> Float[Array, " b"]:
         """The irreducible squared loss per element at each time, from one draw of x_t each.
 
         Averaged over times from a density it estimates the smallest loss any network can have under that density. For
@@ -250,7 +255,7 @@ def eight_modes(
     return GaussianMixture(jnp.full(modes, 1.0 / modes), means, jnp.full(modes, float(std)), classes)
 
 
-def empirical(data: Float[Array, "n ..."], classes: Int[Array, "n"] | None = None) -> GaussianMixture:
+def empirical(data: Float[Array, "n ..."], classes: Int[Array, " n"] | None = None) -> GaussianMixture:
     """A data set as a mixture of point masses: E[x1 | x_t] is then the softmax-weighted mean of its examples.
 
     Examples are flattened to rows. Valid where sigma(t) > 0; memory is batch x examples x elements.

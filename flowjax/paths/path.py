@@ -58,13 +58,13 @@ class GaussianPath:
         return _derivative(self.sigma, t)
 
     def sample(
-        self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]
+        self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, " b"]
     ) -> Float[Array, "b ..."]:
         """The point x_t of (1) on the pair (noise, data)."""
         return expand_to(self.alpha(t), data) * data + expand_to(self.sigma(t), noise) * noise
 
     def velocity(
-        self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]
+        self, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, " b"]
     ) -> Float[Array, "b ..."]:
         """The velocity (2) on the pair (noise, data)."""
         return expand_to(self.alpha_dot(t), data) * data + expand_to(self.sigma_dot(t), noise) * noise

@@ -54,7 +54,11 @@ def determinant(path: GaussianPath, prediction: str, t: Float[Array, "..."]) -> 
 
 
 def target(
-    path: GaussianPath, prediction: str, noise: Float[Array, "b ..."], data: Float[Array, "b ..."], t: Float[Array, "b"]
+    path: GaussianPath,
+    prediction: str,
+    noise: Float[Array, "b ..."],
+    data: Float[Array, "b ..."],
+    t: Float[Array, " b"],
 ) -> Float[Array, "b ..."]:
     """The value a perfect prediction takes on one pair (noise, data): equation (1)."""
     a, b, c = prediction_row(path, prediction, t)
@@ -67,7 +71,7 @@ def convert(
     destination: str,
     value: Float[Array, "b ..."],
     x: Float[Array, "b ..."],
-    t: Float[Array, "b"],
+    t: Float[Array, " b"],
 ) -> Float[Array, "b ..."]:
     """Converts a prediction `value` at (x, t) from one kind to another: equation (2).
 

@@ -62,11 +62,11 @@ class TimeDistribution:
 
 def sample_times(
     distribution: TimeDistribution,
-    keys: Key[Array, "b"],
-    rows: Int[Array, "b"],
+    keys: Key[Array, " b"],
+    rows: Int[Array, " b"],
     batch_size: int,
     key: Key[Array, ""],
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
     """One time for each example, strictly inside the support up to rounding of the quantile.
 
     Args:

@@ -37,8 +37,8 @@ class Potentials(NamedTuple):
       rounds: alternations done.
     """
 
-    f: Float[Array, "n"]
-    g: Float[Array, "m"]
+    f: Float[Array, " n"]
+    g: Float[Array, " m"]
     error: Float[Array, ""]
     rounds: Int[Array, ""]
 

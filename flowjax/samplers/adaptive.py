@@ -59,7 +59,7 @@ class Adaptive:
         start: float,
         end: float,
         conditions: PyTree = None,
-    ) -> tuple[Float[Array, "b ..."], Int[Array, "b"]]:
+    ) -> tuple[Float[Array, "b ..."], Int[Array, " b"]]:
         """Moves x from start to end; returns it and the number of evaluations of each example.
 
         Args:

@@ -31,7 +31,7 @@ from flowjax.samplers.field import Field
 
 def velocity_and_divergence(
     field: Field, x: Float[Array, "b ..."], t: Any, probes: Float[Array, "p b ..."]
-) -> tuple[Float[Array, "b ..."], Float[Array, "b"]]:
+) -> tuple[Float[Array, "b ..."], Float[Array, " b"]]:
     """(v, sum over probes of e^T J e): the divergence for a basis, Hutchinson's estimate for scaled random probes."""
 
     def along(probe):
@@ -49,13 +49,13 @@ def basis_probes(x: Float[Array, "b ..."]) -> Float[Array, "p b ..."]:
     return jnp.broadcast_to(basis, (size, *x.shape))
 
 
-def rademacher_probes(keys: Key[Array, "b"], x: Float[Array, "b ..."], count: int) -> Float[Array, "p b ..."]:
+def rademacher_probes(keys: Key[Array, " b"], x: Float[Array, "b ..."], count: int) -> Float[Array, "p b ..."]:
     """`count` random sign vectors for each example, scaled so that their quadratic forms add up to one estimate."""
     signs = jax.vmap(lambda key: jax.random.rademacher(key, (count, *x.shape[1:]), x.dtype))(keys)
     return jnp.moveaxis(signs, 1, 0) / math.sqrt(count)
 
 
-def _prior(field: Field, law: Noise | None, x: Float[Array, "b ..."], start: float) -> Float[Array, "b"]:
+def _prior(field: Field, law: Noise | None, x: Float[Array, "b ..."], start: float) -> Float[Array, " b"]:
     sigma = field.path.sigma(jnp.asarray(start, x.dtype))
     return (law or gaussian()).log_density(x / sigma) - math.prod(x.shape[1:]) * jnp.log(sigma)
 
@@ -64,10 +64,10 @@ def log_likelihood(
     field: Field,
     x: Float[Array, "b ..."],
     grid: np.ndarray,
-    keys: Key[Array, "b"] | None = None,
+    keys: Key[Array, " b"] | None = None,
     probes: int | None = None,
     law: Noise | None = None,
-) -> tuple[Float[Array, "b"], Float[Array, "b ..."]]:
+) -> tuple[Float[Array, " b"], Float[Array, "b ..."]]:
     """Equation (1) with RK4 on a fixed grid.
 
     Args:
@@ -110,10 +110,10 @@ def adaptive_log_likelihood(
     start: float,
     end: float,
     conditions: Mapping[str, Array] | None = None,
-    keys: Key[Array, "b"] | None = None,
+    keys: Key[Array, " b"] | None = None,
     probes: int | None = None,
     law: Noise | None = None,
-) -> tuple[Float[Array, "b"], Float[Array, "b ..."]]:
+) -> tuple[Float[Array, " b"], Float[Array, "b ..."]]:
     """Equation (1) with an adaptive solver, for each example on its own; see `log_likelihood` and `Adaptive.solve`."""
     directions = jnp.moveaxis(_directions(x, keys, probes), 1, 0)
 
@@ -139,8 +139,8 @@ def _directions(x, keys, probes) -> Float[Array, "p b ..."]:
 
 
 def bits_per_dim(
-    log_likelihood: Float[Array, "b"], size: int, width: float = 2.0, levels: int = 256
-) -> Float[Array, "b"]:
+    log_likelihood: Float[Array, " b"], size: int, width: float = 2.0, levels: int = 256
+) -> Float[Array, " b"]:
     """Bits per dimension of integer images: -log p / (d ln 2) - log2(width / levels).
 
     A density in model units becomes one per integer step, of width / levels model units. Data must have been

@@ -37,9 +37,9 @@ class _Recorder:
 def integrate(
     stepper: Stepper,
     field: Field | MemoryField,
-    grid: Sequence[float] | np.ndarray | Float[Array, "n"],
+    grid: Sequence[float] | np.ndarray | Float[Array, " n"],
     x: Float[Array, "b ..."],
-    keys: Key[Array, "b"],
+    keys: Key[Array, " b"],
     outputs: bool = False,
     denoise: bool = False,
 ) -> Any:

@@ -47,7 +47,7 @@ class Stepper(Protocol):
 
     def step(
         self, field: Field, x: Float[Array, "b ..."], t: Float[Array, ""], t_next: Float[Array, ""], memory: PyTree,
-        keys: Key[Array, "b"], place: Place,
+        keys: Key[Array, " b"], place: Place,
     ) -> tuple[Float[Array, "b ..."], PyTree]:  # fmt: skip
         """Moves x from t to t_next. Stochastic steppers also have transition(field, x, t, t_next) -> Transition."""
         ...

@@ -33,11 +33,11 @@ class Transition:
         std = jnp.asarray(self.std, self.mean.dtype)
         return std if std.ndim == 0 else expand_to(std, self.mean)
 
-    def sample(self, keys: Key[Array, "b"]) -> Float[Array, "b ..."]:
+    def sample(self, keys: Key[Array, " b"]) -> Float[Array, "b ..."]:
         """mean + std z, with z drawn from one key for each example."""
         return self.mean + self._std() * normal_rows(keys, self.mean.shape[1:], self.mean.dtype)
 
-    def log_prob(self, x: Float[Array, "b ..."], reduction: str = "sum") -> Float[Array, "b"]:
+    def log_prob(self, x: Float[Array, "b ..."], reduction: str = "sum") -> Float[Array, " b"]:
         """log p(x) of each example, over its elements: 'sum' is the log-density, 'mean' its average per element.
 
         Policy losses of Flow-GRPO use the mean, which changes the scale of their clipping range.
@@ -46,7 +46,7 @@ class Transition:
         terms = -0.5 * ((x - self.mean) / std) ** 2 - jnp.log(std) - 0.5 * math.log(2 * math.pi)
         return REDUCTIONS[reduction](terms)
 
-    def kl(self, other: "Transition", reduction: str = "sum") -> Float[Array, "b"]:
+    def kl(self, other: "Transition", reduction: str = "sum") -> Float[Array, " b"]:
         """KL(self, other) of each example, summed (or averaged) over its elements."""
         std, other_std = self._std(), other._std()
         ratio = std / other_std

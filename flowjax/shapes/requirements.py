@@ -52,15 +52,15 @@ class Requirement:
       word: index into WORDS, int [n].
     """
 
-    count: Int[np.ndarray, "n"]
+    count: Int[np.ndarray, " n"]
     kind: Int[np.ndarray, "n 6"]
     colour: Int[np.ndarray, "n 6"]
     size: Int[np.ndarray, "n 6"]
     texture: Int[np.ndarray, "n 6"]
-    relation: Int[np.ndarray, "n"]
+    relation: Int[np.ndarray, " n"]
     related: Int[np.ndarray, "n 2"]
-    background: Int[np.ndarray, "n"]
-    word: Int[np.ndarray, "n"]
+    background: Int[np.ndarray, " n"]
+    word: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.count)
@@ -236,7 +236,7 @@ def _assignable(fits, stands, requirement, count):
     return right
 
 
-def judge(scene: Scene, requirement: Requirement) -> dict[str, Float[np.ndarray, "n"]]:
+def judge(scene: Scene, requirement: Requirement) -> dict[str, Float[np.ndarray, " n"]]:
     """Holds n scenes against n requirements: for each of VERDICTS 1 right, 0 wrong, nan where the caption is silent.
 
     The mean of the numbers (np.nanmean) is the accuracy of that attribute.

@@ -86,14 +86,14 @@ class Scene:
       word_centre: (x, y) of the middle of the word, float [n, 2]; zero without a word.
     """
 
-    count: Int[np.ndarray, "n"]
+    count: Int[np.ndarray, " n"]
     kind: Int[np.ndarray, "n 6"]
     colour: Int[np.ndarray, "n 6"]
     size: Int[np.ndarray, "n 6"]
     texture: Int[np.ndarray, "n 6"]
     centre: Float[np.ndarray, "n 6 2"]
-    background: Int[np.ndarray, "n"]
-    word: Int[np.ndarray, "n"]
+    background: Int[np.ndarray, " n"]
+    word: Int[np.ndarray, " n"]
     word_centre: Float[np.ndarray, "n 2"]
 
     def __len__(self) -> int:
@@ -294,7 +294,7 @@ def _word_centre(uniform, word, on_top):
 def place(
     uniforms: Float[np.ndarray, "n 6 2"],
     extent: Float[np.ndarray, "n 6"],
-    count: Int[np.ndarray, "n"],
+    count: Int[np.ndarray, " n"],
     has_word: np.ndarray,
     on_top: np.ndarray,
     candidates: int = CANDIDATES,

@@ -128,7 +128,9 @@ def phase_gradients(
     return result if axis is None else jax.lax.psum(result, axis)
 
 
-def _summary(values: Float[Array, "b"], metrics: Metrics, mask: Float[Array, "b"], scale: Float[Array, ""]) -> Metrics:
+def _summary(
+    values: Float[Array, " b"], metrics: Metrics, mask: Float[Array, " b"], scale: Float[Array, ""]
+) -> Metrics:
     """Masked averages of the metrics; a metric `t` becomes a histogram of the loss and of the examples over time."""
     summary = {}
     for name, value in metrics.items():

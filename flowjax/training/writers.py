@@ -227,9 +227,9 @@ class Writers:
         self,
         step: int,
         phase: str,
-        edges: Sequence[float] | Shaped[np.ndarray, "edges"],
-        loss: Sequence[float] | Shaped[np.ndarray, "n"],
-        count: Sequence[float] | Shaped[np.ndarray, "n"],
+        edges: Sequence[float] | Shaped[np.ndarray, " edges"],
+        loss: Sequence[float] | Shaped[np.ndarray, " n"],
+        count: Sequence[float] | Shaped[np.ndarray, " n"],
     ) -> None:
         """Writes the mean loss and the number of examples in each bin of t, since the line before."""
         if not self.active:

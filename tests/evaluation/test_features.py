@@ -88,6 +88,7 @@ def test_a_folder_that_cannot_be_written_is_only_a_warning(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="could not be kept"):
         features._save(tmp_path / "file" / "kept.npz", {"a": np.zeros(1)})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_wrong_images_are_refused(classifier):

@@ -83,7 +83,7 @@ def with_text(build_network: Callable[[DataSpec], Network], encoder: TextEncoder
     def hidden(tree: PyTree, x: Array, t: Array, cond: Conditions, **options: Any) -> tuple[Array, Array]:
         return inner.hidden(tree["network"], x, t, prepare(tree, cond), **options)
 
-    def drop(cond: Conditions, dropped: Bool[Array, "b"]) -> Conditions:
+    def drop(cond: Conditions, dropped: Bool[Array, " b"]) -> Conditions:
         hide = lambda array: jnp.where(expand_to(dropped, array), jnp.zeros_like(array), array)
         return {
             name: hide(array) if name in ("tokens", "text") else array
