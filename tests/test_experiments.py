@@ -39,6 +39,15 @@ def test_spine_measures_the_samplers(tmp_path):
     assert (tmp_path / "published" / "samplers.png").exists()
 
 
+def test_the_parser_is_measured(tmp_path):
+    assert script("parser").main(["--tiny", "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    read = {(r["side"], r["blur"], r["noise"]): r["value"] for r in receipts if r["part"] == "accuracy"}
+    assert len(read) == 18 and read[32, 0.0, 0.0] >= 0.95 and read[64, 0.5, 8.0] >= 0.95
+    speeds = {(r["work"], r["objects"]): r["value"] for r in receipts if r["part"] == "speed"}
+    assert len(speeds) == 4 and min(speeds.values()) > 0
+
+
 @pytest.mark.slow
 def test_text_to_image_trains_and_measures(tmp_path):
     assert script("text_to_image").main(["--tiny", "--parts", "main", "--work", str(tmp_path)]) == 0

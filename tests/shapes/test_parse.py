@@ -11,12 +11,11 @@ from scipy import ndimage
 
 import flowjax.shapes
 from flowjax.shapes import segment
+from flowjax.shapes.agreement import agree
 from flowjax.shapes.parse import parse
 from flowjax.shapes.render import render
-from flowjax.shapes.scenes import COLUMNS, Scene, SceneLaw
+from flowjax.shapes.scenes import COLUMNS, SceneLaw
 from flowjax.shapes.vocabulary import WORDS
-
-ATTRIBUTES = ("kind", "colour", "size", "texture")
 
 
 def draw(count, seed=0, **law):
@@ -30,27 +29,14 @@ def corrupted(images, blur, noise, seed=0):
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
-def wholly_right(truth: Scene, found: Scene) -> np.ndarray:
-    """Which scenes agree in everything, objects paired by their places, none more than 3% of the frame away."""
-    right = (truth.count == found.count) & (truth.background == found.background) & (truth.word == found.word)
-    for row in np.flatnonzero(right):
-        count = truth.count[row]
-        away = np.abs(truth.centre[row, :count, None] - found.centre[row, None, :count]).max(-1)
-        partner = away.argmin(1)
-        right[row] = (away.min(1) < 0.03).all() and len(set(partner)) == count
-        for name in ATTRIBUTES:
-            right[row] &= (getattr(truth, name)[row, :count] == getattr(found, name)[row, partner]).all()
-    return right
-
-
 def accuracy(scene, height, width, blur=0.0, noise=0.0):
-    return wholly_right(scene, parse(corrupted(render(scene, height, width), blur, noise))).mean()
+    return agree(scene, parse(corrupted(render(scene, height, width), blur, noise))).mean()
 
 
 @pytest.mark.parametrize(
     ("blur", "noise", "least"), [(0, 0, 0.995), (0.5, 0, 0.99), (0, 8, 0.99), (0.5, 8, 0.985)], ids=str
 )
-def test_scenes_at_32x32_are_read_wholly_right(blur, noise, least):
+def test_scenes_at_32x32_are_read_agree(blur, noise, least):
     assert accuracy(draw(400, seed=1), 32, 32, blur, noise) >= least
 
 
@@ -68,7 +54,7 @@ def test_large_plain_objects_at_16x16():
 def test_scenes_with_every_combination_held_out_or_not():
     assert accuracy(draw(300, seed=4, held_out=False), 32, 32) >= 0.99
     scene = SceneLaw(objects=(1, 6)).draw(np.random.default_rng(5).random((200, COLUMNS)), "held_out")
-    assert wholly_right(scene, parse(render(scene, 32, 32))).mean() >= 0.99
+    assert agree(scene, parse(render(scene, 32, 32))).mean() >= 0.99
 
 
 def test_every_word_is_read_and_no_word_is_made_up():
