@@ -1,7 +1,8 @@
 """From a sampler spec to a contract.Sampler.
 
-A spec is dict(name='heun', steps=20, grid=dict(name='uniform'), guidance=dict(name='none'), role='ema', denoise=None);
-every other entry is an option of the sampler that `name` chooses.
+A spec is dict(name='heun', steps=20, grid=dict(name='uniform'), guidance=dict(name='none'), role='ema', denoise=None,
+shape=()); every other entry is an option of the sampler that `name` chooses. `shape` = (height, width) draws images of
+another size or aspect ratio than that of the data's examples, such as that of another bucket.
 """
 
 import dataclasses
@@ -42,7 +43,7 @@ STEPPERS: dict[str, Callable[..., Stepper]] = {
     "predictor_corrector": PredictorCorrector,
 }
 SAMPLERS: dict[str, Callable[..., Any]] = {**STEPPERS, **ADAPTIVE}
-COMMON = ("steps", "grid", "guidance", "role", "denoise")
+COMMON = ("steps", "grid", "guidance", "role", "denoise", "shape")
 Predict = Callable[[PyTree, Any, Any, Mapping[str, Array]], Any]  # (tree, x, t[b], conditions) -> prediction
 # Where a prediction fixes nothing at pure noise (alpha = 0), samplers start here, near DDPM's smallest alpha.
 LATER_START = 5e-3
@@ -59,6 +60,7 @@ class SamplerParts:
       role: the role to read.
       denoise: whether to return E[x1 | x] at the end of the grid.
       spec: the spec they came from.
+      shape: of one sample.
     """
 
     stepper: Any
@@ -67,6 +69,7 @@ class SamplerParts:
     role: str
     denoise: bool
     spec: Mapping[str, Any]
+    shape: tuple[int, ...] | None = None
 
     @property
     def nfe(self) -> int | None:
@@ -95,9 +98,11 @@ def make_parts(
       spec: see the module header.
       prediction: what the network returns.
       path: the path it was trained on.
-      shape: of one sample, for a grid whose shift follows from it.
+      shape: of one example of the data.
     """
-    spec = {"grid": {"name": "uniform"}, "guidance": {"name": "none"}, "role": "ema", "denoise": None, **spec}
+    defaults = {"grid": {"name": "uniform"}, "guidance": {"name": "none"}, "role": "ema", "denoise": None, "shape": ()}
+    spec = {**defaults, **spec}
+    shape = drawn_shape(spec, shape)
     options = {key: value for key, value in spec.items() if key not in COMMON}
     stepper = _build_stepper(options)
     usable = path
@@ -121,7 +126,20 @@ def make_parts(
     if denoise is None:  # samples are to be clean: a grid that ends at some noise is followed by E[x1 | x]
         noise_left = float(path.sigma(jnp.asarray(grid[-1], jnp.float32))) > 1e-6
         denoise = noise_left and getattr(stepper, "last_step", None) != "tweedie"
-    return SamplerParts(stepper, grid, guidance, spec["role"], denoise, spec, guidance.space or prediction, path)
+    return SamplerParts(stepper, grid, guidance, spec["role"], denoise, spec, shape, guidance.space or prediction, path)
+
+
+def drawn_shape(spec: Mapping[str, Any], data: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The shape of one sample: that of the data's examples, unless the spec names another height and width."""
+    if not spec["shape"]:
+        return data
+    sides = tuple(spec["shape"])
+    if data is None or len(data) != 3 or len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+        raise ValueError(
+            f"Sampler '{spec['name']}' has shape={sides}; expected (height, width) in pixels, for data that are images "
+            f"(height, width, channels). These have shape {data}: leave it at () to draw examples like them."
+        )
+    return (*sides, data[2])
 
 
 def _build_stepper(options: Mapping[str, Any]) -> Any:
@@ -209,7 +227,7 @@ def make_sampler(
       prediction: what `predict` returns.
       path: the path it was trained on.
       noise: the noise of the path, with sample(keys[b], shape) -> array of unit noise.
-      shape: the shape of one sample.
+      shape: the shape of one example of the data.
       prepare: (tree, conditions) -> what `predict` takes in their place: computed once, before the first step.
 
     Returns:
@@ -230,7 +248,7 @@ def make_sampler(
     def draw(params, conditions, keys):
         noise_keys, step_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         start = path.sigma(jnp.asarray(parts.grid[0], jnp.float32))
-        x = start * noise.sample(noise_keys, shape)
+        x = start * noise.sample(noise_keys, parts.shape)
         branches = make_branches(parts, null, prepare, params, conditions)
         if not adaptive:
             return integrate(parts.stepper, field_of(params, branches), parts.grid, x, step_keys, denoise=parts.denoise)
@@ -248,6 +266,7 @@ def make_sampler(
         "start": float(parts.grid[0]),
         "denoise": parts.denoise,
         "role": parts.role,
+        **({"shape": parts.shape} if parts.shape != tuple(shape) else {}),
         **{key: value for key, value in parts.spec.items() if key not in (*COMMON, "name")},
     }
     also = (parts.guidance.role,) if parts.guidance.needs == "weak" else ()

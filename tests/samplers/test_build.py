@@ -178,6 +178,33 @@ def test_refusals(spec, message):
         make_parts(spec, "velocity", make_path("linear"))
 
 
+def test_images_of_another_shape_follow_the_same_law_on_a_grid_of_their_own():
+    path = make_path("linear")
+
+    def predict(tree, x, t, conditions):  # every pixel is a draw of the mixture
+        times = jnp.repeat(t, x[0].size)
+        return MIXTURE.prediction(path, "velocity", x.reshape(-1, 1), times).reshape(x.shape)
+
+    given = dict(predict=predict, null=None, prediction="velocity", path=path, noise=gaussian(), shape=(4, 4, 1))
+    spec = {"name": "heun", "steps": 60, "grid": {"name": "shifted", "shift": "resolution", "base_shape": (4, 4)}}
+    square, wide = (make_sampler({**spec, **more}, **given) for more in ({}, {"shape": (2, 32)}))
+    samples = jax.jit(wide.draw)({"ema": 0.0}, {}, KEYS[:64])
+    assert samples.shape == (64, 2, 32, 1) and wide.description["shape"] == (2, 32, 1)
+    check_samples(np.asarray(samples)[:, :, ::2].reshape(-1))
+    assert "shape" not in square.description
+    # Four times the pixels: twice the shift, by which odds of noise are multiplied.
+    odds = lambda grid: (1 - np.asarray(grid[1:-1])) / np.asarray(grid[1:-1])
+    np.testing.assert_allclose(odds(wide.grid), 2 * odds(square.grid), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape, data", [((8,), (4, 4, 1)), ((8, 0), (4, 4, 1)), ((8, 8), (2,)), ((8, 8, 3), (4, 4, 1))]
+)
+def test_shapes_that_are_no_height_and_width_are_refused(shape, data):
+    with pytest.raises(ValueError, match="expected \\(height, width\\) in pixels"):
+        make_parts({"name": "heun", "steps": 4, "shape": shape}, "velocity", make_path("linear"), data)
+
+
 @pytest.mark.parametrize("path_name", PATHS)
 @pytest.mark.parametrize("name", ["uniform", "shifted", "karras", "log_snr", "quantile"])
 def test_grids_run_from_start_to_end(path_name, name):
