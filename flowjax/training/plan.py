@@ -1,5 +1,6 @@
 """`--mode=plan`: what a run will need, from shapes and the compiler alone; no parameter is allocated."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,23 @@ from flowjax.training.state import parameter_count
 from flowjax.training.update import make_dispatch, make_update
 
 
-def abstract_batches(run: Run, mesh: Mesh, count: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of `count` stacked batches: one host batch is made to learn names and types, none goes to a device."""
+def batch_shares(run: Run) -> dict[tuple[int, ...], float]:
+    """The shapes that examples come in, with their shares of the run's steps: one, or one for each bucket."""
+    spec, source = run.source.spec, run.source
+    if not spec.shapes:
+        return {tuple(spec.shape): 1.0}
+    shares = source.schedule.at(np.linspace(0, run.config.steps - 1, 101).astype(int)).mean(axis=0)
+    found = dict.fromkeys(map(tuple, spec.shapes), 0.0)
+    for child, share in zip(source.children, shares):
+        found[tuple(child.spec.shape)] += float(share)
+    return found
+
+
+def abstract_batches(run: Run, mesh: Mesh, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of one stacked batch of examples of a shape.
+
+    One host batch is made to learn names and types; none goes to a device.
+    """
     if run.method.collect is not None:
         raise ConfigError(
             "A method that collects makes its batches while it trains: there is nothing to plan them from."
@@ -31,24 +47,29 @@ def abstract_batches(run: Run, mesh: Mesh, count: int = 1) -> dict[str, jax.Shap
     batch = {name: value[0] for name, value in iterator.stack_batches(1).items()}
     iterator.close()
     sharding = NamedSharding(mesh, STACKED_BATCH)
-    return {name: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding) for name, v in batch.items()}
+    sized = lambda name, v: (len(v), *shape) if name in ("data", "noise") else v.shape
+    return {n: jax.ShapeDtypeStruct((1, *sized(n, v)), v.dtype, sharding=sharding) for n, v in batch.items()}
 
 
-def program_shapes(run: Run, executor: JitExecutor) -> tuple:
-    """The arguments of a program of one update, as shapes."""
+def program_shapes(run: Run, executor: JitExecutor, shape: tuple[int, ...]) -> tuple:
+    """The arguments of a program of one update on examples of a shape, as shapes."""
     root = jax.eval_shape(lambda: jax.random.key(0))
-    return executor.abstract, abstract_batches(run, executor.mesh), jax.ShapeDtypeStruct((), jnp.int32), root
+    return executor.abstract, abstract_batches(run, executor.mesh, shape), jax.ShapeDtypeStruct((), jnp.int32), root
 
 
 def update_flops(run: Run, executor: JitExecutor, due: Sequence[str]) -> float:
     """Floating-point operations of one update over all devices, counted by the compiler before it optimises.
 
+    Where examples come in several shapes this is the mean over the run's steps.
     The body of a loop is counted once, so this lowers the update without micro-batches: they do the same work in parts.
     A network that scans over its layers is undercounted.
     """
     program = jax.jit(make_dispatch(make_update(run.method, due), 1))
-    cost = program.lower(*program_shapes(run, executor)).cost_analysis() or {}
-    return float(cost.get("flops", float("nan")))
+
+    def count(shape):
+        return float((program.lower(*program_shapes(run, executor, shape)).cost_analysis() or {}).get("flops", np.nan))
+
+    return sum(share * count(shape) for shape, share in batch_shares(run).items() if share)
 
 
 def device_bytes(tree: PyTree) -> int:
@@ -64,7 +85,8 @@ def plan(run: Run) -> dict[str, Any]:
     """Compiles one update of every set of due phases on shapes, and adds up what the compiler says.
 
     Returns: `parameters` by role, `mesh`, bytes a device of parameters, optimizer state and (from the compiler's memory
-    analysis) temporaries, and for each set of phases the floating-point operations of one update on one device.
+    analysis) temporaries, and for each set of phases the floating-point operations of one update on one device. Where
+    examples come in several shapes, memory is that of the largest.
     """
     executor = run.executor
     if not isinstance(executor, JitExecutor):  # pmap has no program to lower on shapes; its update is the same
@@ -76,12 +98,14 @@ def plan(run: Run) -> dict[str, Any]:
         parameters={name: parameter_count(tree) for name, tree in abstract.params.items()},
         bytes_parameters=device_bytes(abstract.params),
         bytes_optimizer=device_bytes(abstract.optimizer),
+        batches=batch_shares(run),
         updates={},
     )
+    largest = max(report["batches"], key=math.prod)
     for due in sorted(run.method.due_sets()):
         if not due:
             continue
-        memory = executor.program(due, 1).lower(*program_shapes(run, executor)).compile().memory_analysis()
+        memory = executor.program(due, 1).lower(*program_shapes(run, executor, largest)).compile().memory_analysis()
         entry = dict(flops=update_flops(run, executor, due) / executor.mesh.size)
         if memory is not None:
             entry |= dict(
@@ -106,6 +130,9 @@ def lines(report: dict[str, Any]) -> list[str]:
     text.append(
         f"bytes/device {_size(report['bytes_parameters'])} parameters, {_size(report['bytes_optimizer'])} optimizer state"
     )
+    if len(report["batches"]) > 1:
+        shares = [f"{' x '.join(map(str, shape))} {share:.0%}" for shape, share in report["batches"].items()]
+        text.append(f"batches     {', '.join(shares)}: one program each; memory is that of the largest")
     for due, entry in report["updates"].items():
         text.append(f"update '{due}': {entry['flops']:.3g} floating-point operations a device (compiler's count)")
         if "bytes_peak" in entry:
