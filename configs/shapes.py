@@ -59,7 +59,7 @@ CHANGES = {
     "adam": {"optimizer": dict(name="adam", learning_rate=2e-3, warmup_steps=100, decay="cosine", final_fraction=0.02)},
     "text_transformer": {"text": dict(name="transformer", width=64, depth=2, heads=2)},
 }
-ABLATION_STEPS = 2_000
+ABLATION_STEPS = 1_000
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -144,7 +144,7 @@ def updates_in(options: argparse.Namespace, config: str, trial: pathlib.Path) ->
 def ablations(options: argparse.Namespace) -> None:
     """One change at a time, by the sweep of the config."""
     out, config = options.work / "ablations", config_of(options)
-    sweep(options.root, config, out, "--workers", "1")
+    sweep(options.root, config, out)
     receipts = [
         {**receipt, "change": job.name} for job in plan(config, [], out) for receipt in last_receipts(job.directory)
     ]
