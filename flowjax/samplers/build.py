@@ -22,6 +22,7 @@ from flowjax.samplers.edm import EDMStochastic
 from flowjax.samplers.field import Field, MemoryField, determined
 from flowjax.samplers.grids import make_grid
 from flowjax.samplers.guidance import Guidance, guide, make_guidance
+from flowjax.samplers.jumps import Consistency, FlowMap
 from flowjax.samplers.loop import integrate
 from flowjax.samplers.multistep import DPMSolverPP2M, UniPC
 from flowjax.samplers.steppers import Euler, Heun, Midpoint, RungeKutta4, Stepper
@@ -41,10 +42,12 @@ STEPPERS: dict[str, Callable[..., Stepper]] = {
     "dance_grpo": dance_grpo,
     "ancestral": Ancestral,
     "predictor_corrector": PredictorCorrector,
+    "flow_map": FlowMap,
+    "consistency": Consistency,
 }
 SAMPLERS: dict[str, Callable[..., Any]] = {**STEPPERS, **ADAPTIVE}
 COMMON = ("steps", "grid", "guidance", "role", "denoise", "shape")
-Predict = Callable[[PyTree, Any, Any, Mapping[str, Array]], Any]  # (tree, x, t[b], conditions) -> prediction
+Predict = Callable[..., Any]  # (tree, x, t[b], conditions), and s=s[b] for a network of two times -> prediction
 # Where a prediction fixes nothing at pure noise (alpha = 0), samplers start here, near DDPM's smallest alpha.
 LATER_START = 5e-3
 
@@ -194,17 +197,22 @@ def make_field(
     """The guided field of parameters and conditions (make_branches); both branches share one network call."""
     tree = params[parts.role]
 
-    def followed(x, t):
-        return predict(tree, x, t, branches["followed"])
+    def followed(x, t, *to):
+        return predict(tree, x, t, branches["followed"], **_second(*to))
 
-    def both(x, t):
+    def both(x, t, *to):
         if parts.guidance.needs == "weak":
-            return followed(x, t), predict(params[parts.guidance.role], x, t, branches["left"])
+            return followed(x, t, *to), predict(params[parts.guidance.role], x, t, branches["left"], **_second(*to))
         two = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), branches["followed"], branches["left"])
-        value = predict(tree, jnp.concatenate([x, x]), jnp.concatenate([t, t]), two)
-        return tuple(jnp.split(value, 2))
+        x, t, *to = (jnp.concatenate([array, array]) for array in (x, t, *to))
+        return tuple(jnp.split(predict(tree, x, t, two, **_second(*to)), 2))
 
     return guide(parts.guidance, followed, both, prediction, path)
+
+
+def _second(s: Any = None) -> dict[str, Any]:
+    """The second time as a network takes it."""
+    return {} if s is None else {"s": s}
 
 
 def make_sampler(

@@ -34,18 +34,24 @@ class Field:
     """A prediction on a path, asked for in any form.
 
     Attributes:
-      predict: (x, t[b]) -> the prediction, an array like x.
+      predict: (x, t[b]) -> the prediction, an array like x; (x, t[b], s[b]) for a network of two times that is told
+        where the step goes.
       prediction: what `predict` returns, one of flowjax.paths.predictions.PREDICTIONS.
       path: the path on which x lies.
     """
 
-    predict: Callable[[Any, Any], Any]
+    predict: Callable[..., Any]
     prediction: str
     path: GaussianPath
 
-    def evaluate(self, x: Float[Array, "b ..."], t: Float[Array, "..."] | float) -> Float[Array, "b ..."]:
-        """The prediction itself, at one time or at one time for each example."""
-        return self.predict(x, batch_times(t, x))
+    def evaluate(
+        self,
+        x: Float[Array, "b ..."],
+        t: Float[Array, "..."] | float,
+        s: Float[Array, "..."] | float | None = None,
+    ) -> Float[Array, "b ..."]:
+        """The prediction itself, at one time or at one time for each example; of a jump to s where one is given."""
+        return self.predict(x, batch_times(t, x), *(() if s is None else (batch_times(s, x),)))
 
     def convert(
         self, value: Float[Array, "b ..."], x: Float[Array, "b ..."], t, destination: str
@@ -91,13 +97,13 @@ class MemoryField:
     The scan loop carries the memory from one evaluation to the next; solvers that reject steps (diffrax) cannot use it.
 
     Attributes:
-      predict: (x, t[b], memory) -> (prediction, memory).
+      predict: (x, t[b], memory) -> (prediction, memory); (x, t[b], memory, s[b]) for a network of two times.
       prediction: what `predict` returns.
       path: the path on which x lies.
       init: x -> the memory before the first evaluation.
     """
 
-    predict: Callable[[Any, Any, Any], Any]
+    predict: Callable[..., Any]
     prediction: str
     path: GaussianPath
     init: Callable[[Any], Any]

@@ -150,8 +150,8 @@ def make_guidance(spec: Mapping[str, Any], grid: Any = None) -> Guidance:
 
 def guide(
     guidance: Guidance,
-    followed: Callable[[Any, Any], Float[Array, "b ..."]],
-    both: Callable[[Any, Any], tuple[Float[Array, "b ..."], Float[Array, "b ..."]]],
+    followed: Callable[..., Float[Array, "b ..."]],
+    both: Callable[..., tuple[Float[Array, "b ..."], Float[Array, "b ..."]]],
     prediction: str,
     path: GaussianPath,
 ) -> Field | MemoryField:
@@ -159,8 +159,8 @@ def guide(
 
     Args:
       guidance: the rule.
-      followed: (x, t[b]) -> the conditional prediction alone.
-      both: (x, t[b]) -> (conditional prediction, the other prediction), best in one network call.
+      followed: (x, t[b]) -> the conditional prediction alone; with s[b] behind, where a network of two times is asked.
+      both: likewise -> (conditional prediction, the other prediction), best in one network call.
       prediction: what the network outputs.
       path: the path.
     """
@@ -169,17 +169,17 @@ def guide(
     space = guidance.space or prediction
     limited = guidance.low > -math.inf or guidance.high < math.inf
 
-    def one(x, t):
-        value = followed(x, t)
+    def one(x, t, *to):
+        value = followed(x, t, *to)
         return value, value
 
-    def predict(x, t, memory):
+    def predict(x, t, memory, *to):
         active = guidance.active(t)
-        pair = jax.lax.cond(jnp.any(active), both, one, x, t) if limited else both(x, t)
+        pair = jax.lax.cond(jnp.any(active), both, one, x, t, *to) if limited else both(x, t, *to)
         followed_value, left = (convert(path, prediction, space, value, x, t) for value in pair)
         guided, memory = guidance.combine(followed_value, left, t, memory)
         return jnp.where(expand_to(active, guided), guided, followed_value), memory
 
     if guidance.init is None:
-        return Field(lambda x, t: predict(x, t, ())[0], space, path)
+        return Field(lambda x, t, *to: predict(x, t, (), *to)[0], space, path)
     return MemoryField(predict, space, path, guidance.init)

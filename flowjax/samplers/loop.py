@@ -24,11 +24,11 @@ class _Recorder:
     def __init__(self, field: Field | MemoryField, memory: Any):
         self.field, self.memory, self.first = field, memory, None
 
-    def __call__(self, x, t):
+    def __call__(self, x, t, *to):
         if isinstance(self.field, MemoryField):
-            value, self.memory = self.field.predict(x, t, self.memory)
+            value, self.memory = self.field.predict(x, t, self.memory, *to)
         else:
-            value = self.field.predict(x, t)
+            value = self.field.predict(x, t, *to)
         if self.first is None:
             self.first = (value, x, t)
         return value
