@@ -4,13 +4,12 @@ Every point is a function of four uniforms (flowjax/data/draws.py). All are cent
 Labels are the mode, the moon, the cell and the arm; batches carry them with `labels=True`.
 """
 
-import jax.numpy as jnp
 import numpy as np
 
 from flowjax.contract import DataSpec
 from flowjax.data import draws
 from flowjax.data.sources import PointSource
-from flowjax.paths.oracles import GaussianMixture
+from flowjax.paths.oracles import ring, ring_modes
 
 
 def _source(draw, num_classes: int, labels: bool, oracle=None) -> PointSource:
@@ -24,22 +23,14 @@ def mixture(
     modes: int = 8, radius: float = 2.0, std: float = 0.15, weights: str = "even", labels: bool = False
 ) -> PointSource:
     """`modes` Gaussians N(m_k, std^2 I) on a ring; `weights` is 'even', or 'uneven' with w_k proportional to k + 1."""
-    if weights not in ("even", "uneven"):
-        raise ValueError(f"The mixture's weights are '{weights}'; expected 'even' or 'uneven'.")
-    angles = 2 * np.pi * np.arange(modes) / modes
-    means = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    shares = np.ones(modes) if weights == "even" else np.arange(1.0, modes + 1)
-    shares = shares / shares.sum()
+    shares, means = ring_modes(modes, radius, weights)
     edges = np.cumsum(shares)[:-1]
 
     def draw(u):
         mode = np.searchsorted(edges, u[:, 0], side="right")
         return means[mode] + std * draws.normal_pairs(u[:, 1], u[:, 2]), mode
 
-    oracle = GaussianMixture(
-        jnp.asarray(shares, jnp.float32), jnp.asarray(means, jnp.float32), jnp.full((modes,), std, jnp.float32)
-    )
-    return _source(draw, modes, labels, oracle)
+    return _source(draw, modes, labels, ring(modes, radius, std, weights))
 
 
 def moons(noise: float = 0.1, labels: bool = False) -> PointSource:

@@ -12,20 +12,16 @@ first, with labels or captions, and take its tokens: a denoiser has learnt what 
 """
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
-from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys
 from flowjax.choices import Spec, build, choose
 from flowjax.contract import Batch, DataSpec, Role
-from flowjax.methods.parts import make_setting
-from flowjax.models import stored as runs
+from flowjax.methods.finished import open_finished
 from flowjax.models.features import EXTRACTORS, chosen_map
 from flowjax.models.network import Network
 
@@ -88,12 +84,8 @@ def run(data: DataSpec, restore_from: str, layer: int, time: float | None = None
       layer: the block after which its tokens are taken, from 1.
       time: of its path, noise drawn anew each time; the end, clean data, unless told.
     """
-    folder, role = runs.split_reference(restore_from, "The encoder of the alignment")
-    step = runs.existing_step(folder, None)
-    if role is None:
-        role = "ema" if "ema" in runs.saved_tree(folder, step)["params"] else "student"
-    config = ConfigDict(_as_tuples(runs.read_config(folder, step)))
-    setting = make_setting(config, data, config.method.get("prediction", "velocity"))
+    finished = open_finished(restore_from, data, "The encoder of the alignment")
+    setting = finished.setting
     network, path = setting.network, setting.path
     check_layer(network, layer, f"The network of '{restore_from}'", "encoder.layer")
     time = path.end if time is None else time
@@ -107,9 +99,7 @@ def run(data: DataSpec, restore_from: str, layer: int, time: float | None = None
         cond = network.drop({name: batch[name] for name in network.conditions}, jnp.ones(len(images), bool))
         return network.hidden(tree, path.sample(noise, images, t), t, cond, layer=layer)[1]
 
-    directory = pathlib.Path(restore_from.partition(":")[0])
-    frozen = Role(init=network.init, restore_from=f"{directory}:{role}")
-    return Encoder(encode, hidden_channels(network, data, layer), frozen)
+    return Encoder(encode, hidden_channels(network, data, layer), finished.role)
 
 
 def stored(data: DataSpec) -> Encoder:
@@ -152,10 +142,3 @@ def hidden_channels(network: Network, data: DataSpec, layer: int) -> int:
         return network.hidden(network.init(key), jnp.zeros((1, *data.shape)), jnp.zeros(1), cond, layer=layer)[1]
 
     return jax.eval_shape(tokens, jax.random.key(0)).shape[-1]
-
-
-def _as_tuples(value: Any) -> Any:
-    """A config as it comes back from JSON, lists as the tuples they were."""
-    if isinstance(value, Mapping):
-        return {key: _as_tuples(entry) for key, entry in value.items()}
-    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list) else value

@@ -25,6 +25,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from flowjax.arrays import batch_times
@@ -253,6 +254,30 @@ def eight_modes(
     means = radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
     classes = jnp.arange(modes) % (num_classes or modes)
     return GaussianMixture(jnp.full(modes, 1.0 / modes), means, jnp.full(modes, float(std)), classes)
+
+
+def ring_modes(
+    modes: int, radius: float, weights: str
+) -> tuple[Float[np.ndarray, " modes"], Float[np.ndarray, "modes 2"]]:
+    """The weights and means of modes on a circle, numbered by angle, in float64.
+
+    Args:
+      modes: how many.
+      radius: of the circle.
+      weights: 'even', or 'uneven' with w_k proportional to k + 1.
+    """
+    if weights not in ("even", "uneven"):
+        raise ValueError(f"The mixture's weights are '{weights}'; expected 'even' or 'uneven'.")
+    angle = 2 * np.pi * np.arange(modes) / modes
+    means = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    shares = np.ones(modes) if weights == "even" else np.arange(1.0, modes + 1)
+    return shares / shares.sum(), means
+
+
+def ring(modes: int = 8, radius: float = 2.0, std: float = 0.15, weights: str = "even") -> GaussianMixture:
+    """The mixture of N(m_k, std^2 I) on a circle (`ring_modes`)."""
+    shares, means = (jnp.asarray(array, jnp.float32) for array in ring_modes(modes, radius, weights))
+    return GaussianMixture(shares, means, jnp.full((modes,), std, jnp.float32))
 
 
 def empirical(data: Float[Array, "n ..."], classes: Int[Array, " n"] | None = None) -> GaussianMixture:

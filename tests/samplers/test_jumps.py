@@ -50,9 +50,7 @@ def test_the_exact_average_velocity_reaches_the_data_in_any_number_of_jumps(step
 def test_fresh_noise_makes_fresh_samples():
     path = make_path("linear")
     predict = lambda tree, x, t, conditions, s: average_velocity(MIXTURE, path, x, t, s)
-    one, other = (
-        draw({"name": "flow_map", "steps": 4, "gamma": g}, predict, "velocity", path)[0] for g in (0.0, 1.0)
-    )
+    one, other = (draw({"name": "flow_map", "steps": 4, "gamma": g}, predict, "velocity", path)[0] for g in (0.0, 1.0))
     # With gamma = 0 a sample is a function of its starting noise; with gamma = 1 hardly any of it is left.
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.5
 

@@ -1,0 +1,60 @@
+"""A finished run as a part of another method: its network, path and prediction, and the role that holds its parameters."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from flowjax.contract import DataSpec, Role
+from flowjax.methods.parts import Setting, make_setting
+from flowjax.models import stored
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run that is over.
+
+    Attributes:
+      config: the one it was trained with.
+      setting: network, path, prediction and the rest, built from that config.
+      reference: RUN_DIRECTORY:role.
+    """
+
+    config: ConfigDict
+    setting: Setting
+    reference: str
+
+    @property
+    def role(self) -> Role:
+        """Its parameters, frozen."""
+        return Role(init=self.setting.network.init, restore_from=self.reference)
+
+    def tree(self) -> Any:
+        """Its parameters, read from the disk."""
+        folder, role = stored.split_reference(self.reference, "A role")
+        return stored.read_role(folder, role, stored.existing_step(folder, None))
+
+
+def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:
+    """Reads the config of a run and builds what it trained.
+
+    Args:
+      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role; the average `ema` where the run has one, else `student`.
+      data: what the network is to see.
+      who: what wants it, for messages ("The teacher").
+    """
+    folder, role = stored.split_reference(restore_from, who)
+    step = stored.existing_step(folder, None)
+    if role is None:
+        role = "ema" if "ema" in stored.saved_tree(folder, step)["params"] else "student"
+    config = ConfigDict(_as_tuples(stored.read_config(folder, step)))
+    setting = make_setting(config, data, config.method.get("prediction", "velocity"))
+    return Finished(config, setting, f"{restore_from.partition(':')[0].rstrip('/')}:{role}")
+
+
+def _as_tuples(value: Any) -> Any:
+    """A config as it comes back from JSON, lists as the tuples they were."""
+    if isinstance(value, Mapping):
+        return {key: _as_tuples(entry) for key, entry in value.items()}
+    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list) else value
