@@ -2,5 +2,6 @@
 
 from flowjax.methods.autoencoder import autoencoder
 from flowjax.methods.flow_matching import flow_matching
+from flowjax.methods.mean_flow import mean_flow
 
-METHODS = {"flow_matching": flow_matching, "autoencoder": autoencoder}
+METHODS = {"flow_matching": flow_matching, "autoencoder": autoencoder, "mean_flow": mean_flow}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, uniform_rows
@@ -53,12 +53,21 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """Everything random in a denoising loss: the pair, its time, the conditions after label dropout, dropout keys."""
+    """Everything random in a denoising loss.
+
+    Attributes:
+      noise, data: the pair.
+      t: its time.
+      cond: the conditions after label dropout.
+      dropped: whose conditions were dropped.
+      keys: of the network's dropout.
+    """
 
     noise: Float[Array, "b ..."]
     data: Float[Array, "b ..."]
     t: Float[Array, " b"]
     cond: Conditions
+    dropped: Bool[Array, " b"]
     keys: Key[Array, " b"]
 
 
@@ -144,7 +153,7 @@ def draw(setting: Setting, batch: Batch, key: Key[Array, ""], label_dropout: flo
     cond = {name: array for name, array in batch.items() if name not in RESERVED}
     dropped = uniform_rows(example_keys(key_label, rows)) < label_dropout
     cond = setting.network.drop(cond, dropped)
-    return Draw(noise, batch["data"], t, cond, example_keys(key_dropout, rows))
+    return Draw(noise, batch["data"], t, cond, dropped, example_keys(key_dropout, rows))
 
 
 def student_role(config: ConfigDict, network: Network) -> Role:

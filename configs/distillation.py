@@ -1,0 +1,56 @@
+"""Students of few steps, on points whose flow is known in closed form.
+
+    python -m flowjax.main --config=configs/distillation.py                              # MeanFlow from data alone
+    python -m flowjax.main --config=configs/distillation.py:weights=uneven
+
+The teacher is the exact velocity of eight modes on a ring, so that nothing but the method is measured.
+"""
+
+from flowjax.choices import choose
+from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
+
+JUMPS = dict(name="flow_map", grid=dict(name="uniform"), role="ema")
+STEPS = {"default": 1, "two": 2, "four": 4}
+# method -> what it changes: config key -> value. `samplers` names the sampler of its students.
+STUDENTS = {
+    "mean_flow": {
+        "method": dict(name="mean_flow"),
+        "network.two_times": True,
+        "time": dict(name="logit_normal", mean=-0.4),
+        "samplers": JUMPS,
+    },
+}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Options: tiny; method = one of STUDENTS; weights = even or uneven."""
+    options = parse_argument(argument, tiny=False, method="mean_flow", weights="even")
+    config = defaults()
+    config.name = f"distillation_{options.method}_{options.weights}"
+    config.steps = 20_000
+    config.batch_size = 256
+    config.steps_per_dispatch = 100
+    config.data = dict(name="mixture", weights=options.weights)
+    config.network = dict(name="mlp", width=256, depth=3)
+    config.optimizer = dict(name="adam", learning_rate=1e-3, decay="cosine", warmup_steps=200)
+    config.ema = dict(ema=dict(name="power", std=0.05))
+    config.when.log = schedule(every_steps=1_000)
+    config.when.checkpoint = schedule(at_percent=(100,))
+    config.sample.count = 2_000
+    config.evaluation = dict(count=5_000, batch_size=5_000)
+    config.evaluators = dict(sliced_w2=dict(name="sliced_w2"), mode_weights=dict(name="mode_weights"))
+    changes = dict(choose("method", options.method, STUDENTS))
+    jumper = changes.pop("samplers")
+    config.samplers = {name: dict(jumper, steps=steps) for name, steps in STEPS.items()}
+    for key, value in changes.items():
+        set_value(config, key, value)
+    if options.tiny:
+        config.name += "_tiny"
+        config.steps = 60
+        config.steps_per_dispatch = 10
+        config.network.width = 32
+        config.optimizer.warmup_steps = 10
+        config.when.log = schedule(every_steps=20)
+        config.sample.count = 200
+        config.evaluation = dict(count=500, batch_size=500)
+    return config

@@ -1,0 +1,93 @@
+"""What methods that shorten sampling share: a student with its setting, its teacher and its averages, and draws of times."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from flowjax.arrays import example_keys, uniform_rows
+from flowjax.choices import Spec
+from flowjax.contract import Batch, DataSpec, Role
+from flowjax.methods.optimizers import make_optimizer
+from flowjax.methods.parts import Setting, average_roles, make_setting
+from flowjax.methods.teacher import Teacher, make_teacher, student_start
+from flowjax.models.network import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A student, ready to be trained.
+
+    Attributes:
+      setting: path, noise, times, network and prediction.
+      teacher: None where it learns from data alone.
+      roles: student, teacher (where there is one) and the averages of config.ema.
+    """
+
+    setting: Setting
+    teacher: Teacher | None
+    roles: dict[str, Role]
+
+    @property
+    def network(self) -> Network:
+        """The student's."""
+        return self.setting.network
+
+
+def make_student(
+    config: ConfigDict,
+    data: DataSpec,
+    method: str,
+    prediction: str,
+    teacher: Spec | None = None,
+    start: str = "fresh",
+    two_times: bool = False,
+) -> Student:
+    """Builds what a distillation method begins with.
+
+    Args:
+      config: path, time, noise, preconditioning, network, optimizer, ema.
+      data: shape, classes and scale of the data.
+      method: its name, for messages.
+      prediction: what the student's network outputs.
+      teacher: spec of methods/teacher.py, or None.
+      start: 'teacher' or 'fresh'.
+      two_times: whether the method needs a network of two times.
+    """
+    setting = make_setting(config, data, prediction)
+    if setting.network.two_times != two_times:
+        raise ValueError(
+            f"The method '{method}' trains a network of {'two times' if two_times else 'one time'}. Set "
+            f"network.two_times={two_times}."
+        )
+    master = None if teacher is None else make_teacher(teacher, data, setting)
+    if master is None and start == "teacher":
+        raise ValueError(f"method.start is 'teacher', but the method '{method}' was given none. Set method.teacher.")
+    begins = {"init": setting.network.init}
+    if master is not None:
+        begins = student_start(start, master, setting.network, config.seed)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    roles = {"student": Role(**begins, tx=optimizer.tx, learning_rate=optimizer.learning_rate)}
+    if master is not None:
+        roles["teacher"] = master.role
+    return Student(setting, master, {**roles, **average_roles(config)})
+
+
+def second_times(
+    setting: Setting, t: Float[Array, " b"], batch: Batch, key: Key[Array, ""], equal: float
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Two times from one law, the earlier first; with probability `equal` both are the given one.
+
+    Args:
+      setting: its law of times.
+      t: a draw of it.
+      batch: with `row`.
+      key: of this draw alone.
+      equal: the share of examples with one time.
+    """
+    first, second = jax.random.split(key)
+    other = setting.times.quantile(uniform_rows(example_keys(first, batch["row"])))
+    same = uniform_rows(example_keys(second, batch["row"])) < equal
+    return jnp.where(same, t, jnp.minimum(t, other)), jnp.where(same, t, jnp.maximum(t, other))
