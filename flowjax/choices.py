@@ -46,6 +46,10 @@ def build(kind: str, spec: Spec, table: Mapping[str, Callable[..., T]], **given:
       **given: arguments that the caller supplies (a data shape, another component); a spec may not set them. One that
         the factory does not take is left out, so a caller offers everything it has.
     """
+    if not isinstance(spec, (Mapping, ConfigDict)):
+        raise ValueError(
+            f"The {kind} is {spec!r}; expected a spec, dict(name=..., options). Known: {', '.join(sorted(table))}."
+        )
     options = dict(spec)
     if "name" not in options:
         raise ValueError(f"The {kind} spec {options} has no 'name'. Known: {', '.join(sorted(table))}.")

@@ -231,9 +231,21 @@ def _unknown_key(path: str, key: str, node: Any) -> ConfigError:
     return ConfigError(f"Unknown config key '{path}'. Known here: {', '.join(known)}.{suggestion(key, known)}")
 
 
+class _Specs(ast.NodeTransformer):
+    """dict(name='x', ...) as {'name': 'x', ...}: a spec may be written on the command line as it is in a file."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        named = all(keyword.arg for keyword in node.keywords)
+        if not (isinstance(node.func, ast.Name) and node.func.id == "dict" and named and not node.args):
+            return node
+        keys = [ast.Constant(keyword.arg) for keyword in node.keywords]
+        return ast.Dict(keys, [keyword.value for keyword in node.keywords])
+
+
 def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(_Specs().visit(ast.parse(text.strip(), mode="eval")))
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 

@@ -51,6 +51,16 @@ def test_good_overrides_keep_types_and_open_specs():
     assert difference(defaults()) == []
 
 
+def test_specs_on_the_command_line_are_written_as_in_files():
+    config = defaults()
+    spec = "dict(name='karras', deeper=dict(a=(1, 2.5), b=None))"
+    apply_overrides(config, [f"samplers.default.grid={spec}", "method.note=dict(1)", "name=print('x')"])
+    assert config.samplers.default.grid.to_dict() == dict(name="karras", deeper=dict(a=(1, 2.5), b=None))
+    assert config.method.note == "dict(1)" and config.name == "print('x')"  # nothing else is called: it stays a text
+    with pytest.raises(ValueError, match="The method is 'reflow'; expected a spec, dict"):
+        build("method", "reflow", {"flow_matching": print})
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
