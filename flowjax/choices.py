@@ -36,12 +36,12 @@ def choose(kind: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
-def build(kind: str, spec: Spec, table: Mapping[str, Callable[..., T]], **given: Any) -> T:
+def build(kind: str, spec: Any, table: Mapping[str, Callable[..., T]], **given: Any) -> T:
     """Calls the factory that a spec names with the spec's other entries, after checking them against its signature.
 
     Args:
       kind: what is built, in words, for the messages.
-      spec: `name` and keyword options.
+      spec: `name` and keyword options, a mapping; what a user wrote may be anything.
       table: name -> factory.
       **given: arguments that the caller supplies (a data shape, another component); a spec may not set them. One that
         the factory does not take is left out, so a caller offers everything it has.
