@@ -3,6 +3,7 @@
     python -m flowjax.main --config=configs/shapes.py                         # 16 x 16, large objects
     python -m flowjax.main --config=configs/shapes.py:resolution=32           # objects of both sizes
     python -m flowjax.main --config=configs/shapes.py:network=dit
+    python -m flowjax.main --config=configs/shapes.py:accelerator             # 64 x 64, up to six objects, words, all captions
     python -m flowjax.main --config=configs/shapes.py --config.sample.prompts='("a red circle", "two blue squares")'
 
 Below 32 x 32 small objects are three pixels wide and their kinds cannot be told apart, so there are none. Captions are read
@@ -64,10 +65,17 @@ ABLATION_STEPS = 1_000
 
 def get_config(argument: str = "") -> ConfigDict:
     """Options: tiny; network = dit, mmdit, unet; resolution; objects = the most in a scene; captions = short, both, full;
-    change = one of the ablations.
+    change = one of the ablations; accelerator.
     """
     options = parse_argument(
-        argument, tiny=False, network="unet", resolution=16, objects=2, captions="short", change="none"
+        argument,
+        tiny=False,
+        network="unet",
+        resolution=16,
+        objects=2,
+        captions="short",
+        change="none",
+        accelerator=False,
     )
     change = choose("change", options.change, CHANGES)
     network = choose("network", options.network, NETWORKS)
@@ -107,6 +115,10 @@ def get_config(argument: str = "") -> ConfigDict:
         captions=dict(name="caption_accuracy"),
         sliced_w2=dict(name="sliced_w2"),
     )
+    if options.accelerator:
+        if (options.network, options.resolution, options.objects, options.captions) != ("unet", 16, 2, "short"):
+            raise ValueError("'accelerator' sets network, resolution, objects and captions itself: leave these options out.")
+        for_an_accelerator(config)
     if options.change != "none":
         config.name += f"_{options.change}"
     for key, value in change.items():
@@ -124,6 +136,22 @@ def get_config(argument: str = "") -> ConfigDict:
         config.evaluation = dict(count=16, batch_size=16)
         config.evaluators.captions.real = 32
     return config
+
+
+def for_an_accelerator(config: ConfigDict) -> None:
+    """Everything that a scene can have, at 64 x 64, by a U-Net of 64 million parameters."""
+    config.name += "_accelerator"
+    config.precision = "bfloat16"
+    config.steps = 16_000
+    config.batch_size = 256
+    config.steps_per_dispatch = 20
+    config.loader.threads = 12
+    config.data = dict(name="shapes", resolution=64, objects=(1, 6), captions="both", textured=0.5, words=0.25)
+    config.text = dict(name="transformer", width=256, depth=4, heads=4)
+    config.network = dict(
+        name="unet", channels=96, multipliers=(1, 2, 3, 4), blocks=2, attention=(16, 8), head_channels=64
+    )
+    config.evaluation = dict(count=2_000, batch_size=500)
 
 
 def sweep() -> list[hyper.Point]:

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from flowjax.config import load
 from flowjax.evaluation import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -46,6 +47,13 @@ def test_the_parser_is_measured(tmp_path):
     assert len(read) == 18 and read[32, 0.0, 0.0] >= 0.95 and read[64, 0.5, 8.0] >= 0.95
     speeds = {(r["work"], r["objects"]): r["value"] for r in receipts if r["part"] == "speed"}
     assert len(speeds) == 4 and min(speeds.values()) > 0
+
+
+def test_the_accelerators_config_is_one_of_its_own():
+    with pytest.raises(ValueError, match="leave these options out"):
+        load("configs/shapes.py:accelerator,resolution=32")
+    config = load("configs/shapes.py:accelerator")
+    assert config.data.objects == (1, 6) and config.data.resolution == 64 and config.data.words > 0
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Text to image on scenes, measured by a parser: how many captions come out wholly right, and what that depends on.
 
-    python experiments/text_to_image/run.py [--tiny] [--parts main networks ablations] [--work DIR] [--out DIR]
+    python experiments/text_to_image/run.py [--tiny] [--parts main networks ablations accelerator] [--work DIR] [--out DIR]
 
     main        configs/shapes.py, about 45 minutes on two CPU cores, then accuracy by number of objects, by attribute, on
                 held-out combinations and by guidance scale
     networks    the learning curves of all networks of the config, a quarter of an hour each
     ablations   python -m flowjax.sweep --config=configs/shapes.py: one change at a time, equal updates
+    accelerator configs/shapes.py:accelerator, 64 x 64, measured on one to six objects and on written words; it is not
+                among the parts that run unless asked for
 
 Finished runs are not trained again. `--tiny` does a little of everything in some minutes, and writes to the work folder.
 """
@@ -40,8 +42,8 @@ def seconds_of(workdir: pathlib.Path) -> float:
     return [line for line in run_files.read_lines(workdir / run_files.METRICS) if "loss" in line][-1]["seconds"]
 
 
-def measure(argument: str, workdir: pathlib.Path, count: int) -> list[dict]:
-    """Accuracy of a finished run on captions of one object, of two, and with held-out combinations; and by guidance."""
+def measure(argument: str, workdir: pathlib.Path, count: int, numbers=(1, 2), words: bool = False) -> list[dict]:
+    """Accuracy of a finished run by number of objects, on held-out combinations, on written words, and by guidance."""
     config = ConfigDict(load(argument).to_dict())
     default = config.samplers.default.to_dict()
     scales = {f"scale_{index}": scale for index, scale in enumerate(SCALES)}
@@ -54,7 +56,8 @@ def measure(argument: str, workdir: pathlib.Path, count: int) -> list[dict]:
     checkpoints.close()
     drawer = Drawer(run)
     chosen = next(name for name, scale in scales.items() if scale == default["guidance"]["scale"])
-    cases = [(chosen, split, number) for split in ("test", "held_out") for number in (1, 2)]
+    cases = [(chosen, split, number) for split in ("test", "held_out") for number in numbers]
+    cases += [(chosen, "words", 1)] if words else []
     cases += [(name, "test", 2) for name in scales if name != chosen]
     receipts = []
     for sampler, split, number in cases:
@@ -98,6 +101,8 @@ def captions_of(config: ConfigDict, split: str, number: int, count: int, length:
     options = {**config.data.to_dict(), "objects": (number, number), "text_length": length}
     if split == "held_out":
         options["textures"] = ("plain",)
+    elif split == "words":
+        options["words"], split = 1.0, "test"
     source = SOURCES[options.pop("name")](**options)
     return source.reference(split, count, SEED)["tokens"]
 
@@ -151,12 +156,21 @@ def ablations(options: argparse.Namespace) -> None:
     replace_receipts(options.out / "receipts", "ablations", receipts)
 
 
-PARTS = {"main": main_run, "networks": networks, "ablations": ablations}
+def accelerator(options: argparse.Namespace) -> None:
+    """Trains and measures the large config."""
+    workdir, config = options.work / "accelerator", config_of(options, "accelerator")
+    train(options.root, config, workdir)
+    receipts = measure(config, workdir, FEW if options.tiny else COUNT, range(1, 7), words=True)
+    replace_receipts(options.out / "receipts", "accelerator", receipts)
+    publish_picture(workdir, options.out / "samples_accelerator.png")
+
+
+PARTS = {"main": main_run, "networks": networks, "ablations": ablations, "accelerator": accelerator}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the parts asked for; returns the exit status."""
-    return run_parts(__file__, PARTS, arguments)
+    return run_parts(__file__, PARTS, arguments, default=("main", "networks", "ablations"))
 
 
 if __name__ == "__main__":

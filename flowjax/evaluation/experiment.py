@@ -19,6 +19,7 @@ def run_parts(
     parts: Mapping[str, Callable[[argparse.Namespace], None]],
     arguments: Sequence[str] | None = None,
     more: Callable[[argparse.ArgumentParser], Any] = lambda parser: None,
+    default: Sequence[str] | None = None,
 ) -> int:
     """Runs the parts of an experiment that the command line names; returns the exit status.
 
@@ -30,13 +31,14 @@ def run_parts(
       parts: name -> function.
       arguments: of the command line.
       more: adds options of the experiment's own.
+      default: the parts that run when none are named; all by default.
     """
     here = pathlib.Path(script).resolve().parent
     root, name = here.parent.parent, here.name
     about = inspect.getmodule(next(iter(parts.values()))).__doc__
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a little of everything, into the work folder")
-    parser.add_argument("--parts", nargs="+", default=list(parts), choices=parts)
+    parser.add_argument("--parts", nargs="+", default=list(default or parts), choices=parts)
     parser.add_argument(
         "--work", type=pathlib.Path, help=f"where runs live (default: runs/{name}, or runs/{name}_tiny)"
     )
