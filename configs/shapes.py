@@ -117,7 +117,9 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     if options.accelerator:
         if (options.network, options.resolution, options.objects, options.captions) != ("unet", 16, 2, "short"):
-            raise ValueError("'accelerator' sets network, resolution, objects and captions itself: leave these options out.")
+            raise ValueError(
+                "'accelerator' sets network, resolution, objects and captions itself: leave these options out."
+            )
         for_an_accelerator(config)
     if options.change != "none":
         config.name += f"_{options.change}"

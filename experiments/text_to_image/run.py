@@ -33,6 +33,13 @@ FIRST, NETWORKS = "main", ("unet", "dit", "mmdit")
 CURVE_SECONDS = 900  # of training, for each network
 CURVE = ("--config.when.evaluate.at_percent=(20, 40, 60, 80, 100)", "--config.when.sample.at_percent=(100,)")
 SCALES = (1.0, 1.5, 2.5, 4.0)
+PROGRESS = (
+    "caption_accuracy",
+    "caption_accuracy_1",
+    "caption_accuracy_2",
+    "caption_accuracy_real",
+    "caption_accuracy_floor",
+)
 COUNT, FEW = 1_000, 16  # captions of one kind
 SEED = 7  # of the captions: no run evaluates itself on them
 
@@ -118,6 +125,8 @@ def main_run(options: argparse.Namespace) -> None:
     workdir, config = options.work / FIRST, config_of(options)
     train(options.root, config, workdir)
     replace_receipts(options.out / "receipts", "main", measure(config, workdir, FEW if options.tiny else COUNT))
+    written = read_receipts(workdir / run_files.RECEIPTS)
+    replace_receipts(options.out / "receipts", "progress", [r for r in written if r["metric"] in PROGRESS])
     publish_picture(workdir, options.out / "samples.png")
 
 

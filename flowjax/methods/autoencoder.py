@@ -15,7 +15,6 @@ What a flow then learns is the latents of a finished run: data source `latents` 
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +22,14 @@ from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, normal_rows
-from flowjax.choices import Spec, build, choose
+from flowjax.choices import Spec, build
 from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase, Role, Sampler
 from flowjax.losses import autoencoding as losses
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.methods.parts import average_roles, refuse_unread
 from flowjax.models.autoencoder import AUTOENCODERS, Autoencoder
 from flowjax.models.discriminator import DISCRIMINATORS, Discriminator
-from flowjax.models.features import EXTRACTORS, load_extractor
-from flowjax.models.weights import find_weights
+from flowjax.models.perceptual import Perceptual, make_perceptual
 
 STUDENT, JUDGE, EYE = "autoencoder", "discriminator", "perceptual"  # the roles
 UNREAD = ("coupling", "path", "time", "weight", "noise", "preconditioning")
@@ -40,7 +38,6 @@ LARGEST_PULL = 1.0  # of the KL on the encoder at the start, over that of the re
 
 Values = Float[Array, " b"]
 Images = Float[Array, "b height width c"]
-Eye = Callable[[PyTree, Images], list[Array]]  # (tree, images) -> feature maps
 
 
 def autoencoder(
@@ -61,8 +58,8 @@ def autoencoder(
       config: network, optimizer, ema, samplers ('reconstruct', 'prior').
       data: shape of the images.
       kl_weight: w_k of equation (2): 1e-6 for latents that a flow is to model, about 1 for a generative model by itself.
-      perceptual: the network whose features are compared: `name` and options of models.features.EXTRACTORS, `layers` (all
-        maps unless told) and `weights` ('published', or 'random' for tests). None for no such term.
+      perceptual: spec of models/perceptual.py, such as dict(name='features', extractor='efficientnet_lite0'). None for no
+        such term.
       perceptual_weight: w_p.
       adversarial_weight: w_a; 0 for no adversary at all.
       adversarial_start: the step from which on the adversary plays.
@@ -98,7 +95,8 @@ def autoencoder(
         roles[JUDGE] = Role(init=judge.init, tx=own.tx, learning_rate=own.learning_rate)
     eye = None
     if perceptual is not None:
-        eye, roles[EYE] = make_eye(perceptual)
+        eye = make_perceptual(perceptual)
+        roles[EYE] = eye.role
     game = _Game(model, judge, eye, adversarial_start=adversarial_start, **numbers)
     phases = {STUDENT: Phase(game.autoencoder_loss, trains=(STUDENT,))}
     if judge is not None:
@@ -115,39 +113,13 @@ def autoencoder(
     return Method({**roles, **averages}, phases, samplers, checks=checks)
 
 
-def make_eye(spec: Spec) -> tuple[Eye, Role]:
-    """The features of a perceptual distance and their frozen role.
-
-    Args:
-      spec: see `perceptual` of `autoencoder`.
-    """
-    spec = dict(spec)
-    layers, weights = spec.pop("layers", None), spec.pop("weights", "published")
-    extractor = build("feature extractor", spec, EXTRACTORS)
-    maps = [name for name in extractor.channels if name != "pooled"]
-    layers = tuple(layers or maps)
-    for layer in layers:
-        choose(f"layer of {extractor.name}", layer, dict.fromkeys(maps))
-    if choose("weights", weights, dict(published=True, random=False)):
-        path = find_weights(extractor.name)
-        role = Role(load=lambda: load_extractor(extractor, path))
-    else:
-        role = Role(init=extractor.init)
-
-    def see(tree: PyTree, images: Images) -> list[Array]:
-        found = extractor.apply(tree, images)
-        return [found[layer] for layer in layers]
-
-    return see, role
-
-
 @dataclasses.dataclass(frozen=True)
 class _Game:
     """The players and the weights of their terms; its methods are the phases' losses and the checks."""
 
     model: Autoencoder
     judge: Discriminator | None
-    eye: Eye | None
+    eye: Perceptual | None
     kl_weight: float
     perceptual_weight: float
     adversarial_weight: float
@@ -167,8 +139,7 @@ class _Game:
         absolute = losses.absolute_error(images, painted)
         if self.eye is None:
             return absolute, {"l1": absolute}
-        seen, meant = (self.eye(jax.lax.stop_gradient(params[EYE]), x) for x in (painted, images))
-        distance = losses.feature_distance(seen, meant)
+        distance = self.eye.distance(jax.lax.stop_gradient(params[EYE]), painted, images)
         return absolute + self.perceptual_weight * distance, {"l1": absolute, "perceptual": distance}
 
     def fooling(self, params: Params, painted: Images) -> Values:

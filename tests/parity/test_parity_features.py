@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from flowjax.models import perceptual
 from flowjax.models.features import EXTRACTORS, load_extractor
 from flowjax.models.features.efficientnet import BLOCKS
 from flowjax.models.torch_files import read_tensors
@@ -180,3 +181,33 @@ def test_inception_against_torch_fidelity(tmp_path):
     )
     for layer, name in (("pool1", "64"), ("pool2", "192"), ("mixed_6e", "768"), ("pooled", "2048")):
         assert deviation(extractor.vector(ours, layer), theirs[name]) < TOLERANCE, layer
+
+
+@pytest.mark.parametrize("network", ["vgg", "alex"])
+def test_lpips_against_its_package(tmp_path, monkeypatch, network):
+    """The learnt weights are the package's own, the network's are random: no registry holds them."""
+    package = pytest.importorskip("lpips")
+    theirs = package.LPIPS(net=network, pnet_rand=True, verbose=False)
+    backbone = perceptual.LPIPS[network]
+    randomised(theirs.net)
+    state = {
+        f"features.{name.split('.', 1)[1]}": value for name, value in theirs.net.state_dict().items() if "." in name
+    }
+    folders = {name: tmp_path / "weights" / name for name in (backbone, f"lpips_{network}")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    torch.save(state, folders[backbone] / "w.pth")
+    linear = {
+        name: value for name, value in theirs.state_dict().items() if name.startswith("lin") and "lins" not in name
+    }
+    torch.save(linear, folders[f"lpips_{network}"] / "w.pth")
+    monkeypatch.setenv("FLOWJAX_DATA", str(tmp_path))
+    ours = perceptual.make_perceptual(dict(name="lpips", network=network))
+    tree = ours.role.load()
+    one, other = images(64, 4), images(64, 4)[::-1].copy()
+    found = jax.jit(ours.distance)(tree, one, other)
+    with torch.no_grad():
+        tensors = [torch.from_numpy(x).permute(0, 3, 1, 2) for x in (one, other)]
+        expected = theirs(*tensors).numpy().reshape(-1)
+    assert expected.min() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

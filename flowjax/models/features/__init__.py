@@ -6,9 +6,15 @@ from flowjax.choices import Spec, build, choose
 from flowjax.models.features.efficientnet import efficientnet_lite0
 from flowjax.models.features.extractor import FeatureExtractor, Tree, load_extractor
 from flowjax.models.features.inception import inception_v3
+from flowjax.models.features.plain import alexnet, vgg16
 from flowjax.models.weights import find_weights
 
-EXTRACTORS = {"efficientnet_lite0": efficientnet_lite0, "inception_v3": inception_v3}
+EXTRACTORS = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "inception_v3": inception_v3,
+    "vgg16": vgg16,
+    "alexnet": alexnet,
+}
 
 __all__ = ["EXTRACTORS", "FeatureExtractor", "chosen_map", "efficientnet_lite0", "inception_v3", "load_extractor"]
 

@@ -13,6 +13,7 @@ and a tree is {unit: {'kernel': [rows, columns, in, out], 'bias': [out]}} with t
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,13 @@ class Unit:
       name: of the unit in the tree.
       kernel: (rows, columns, in, out); a depthwise kernel has 1 for `in`.
       convolution: name of the convolution in published files, without '.weight'.
-      norm: name of its batch normalisation there.
+      norm: name of its batch normalisation there; '' where the convolution has a bias instead.
     """
 
     name: str
     kernel: tuple[int, int, int, int]
     convolution: str
-    norm: str
+    norm: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,11 @@ class FeatureExtractor:
         for unit in self.units:
             rows, columns, taken, given = unit.kernel
             kernel = _tensor(tensors, f"{unit.convolution}.weight", (given, taken, rows, columns), self.name)
+            if not unit.norm:
+                bias = _tensor(tensors, f"{unit.convolution}.bias", (given,), self.name)
+                turned = kernel.transpose(2, 3, 1, 0)
+                tree[unit.name] = {"kernel": turned.astype(np.float32), "bias": bias.astype(np.float32)}
+                continue
             scale, bias, mean, variance = (
                 _tensor(tensors, f"{unit.norm}.{part}", (given,), self.name)
                 for part in ("weight", "bias", "running_mean", "running_var")
@@ -126,7 +132,7 @@ def resized(images: Images, size: int, method: str = "bilinear", antialias: bool
     return jax.image.resize(images, (batch, size, size, 3), method, antialias=antialias)
 
 
-def convolve(x: Images, unit: Mapping[str, Array], stride: int = 1, padding: str = "SAME") -> Images:
+def convolve(x: Images, unit: Mapping[str, Array], stride: int = 1, padding: Any = "SAME") -> Images:
     """Convolution and bias of one unit."""
     y = jax.lax.conv_general_dilated(x, unit["kernel"], (stride, stride), padding, dimension_numbers=LAYOUT)
     return y + unit["bias"]
