@@ -103,7 +103,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.time = dict(name="logit_normal", mean=-0.8, std=0.8, high=0.95)
     config.optimizer = dict(name="muon", learning_rate=1e-2, warmup_steps=100, decay="cosine", final_fraction=0.02)
     config.ema = dict(ema=dict(name="power", std=0.05))
-    guided = dict(name="heun", steps=16, grid=dict(name="uniform"), guidance=dict(name="cfg", scale=2.5), role="ema")
+    guided = dict(name="heun", steps=16, grid=dict(name="uniform"), guidance=dict(name="cfg", scale=1.5), role="ema")
     config.samplers = dict(default=guided)
     config.when.log = schedule(every_steps=100)
     config.when.sample = schedule(at_percent=(5, 10, 25, 50, 100))
