@@ -47,6 +47,11 @@ def mean_per_example(x: Float[Array, "b ..."], visible: Bool[Array, "b ..."] | N
     return sum_per_example(jnp.where(visible, x, 0.0)) / jnp.maximum(sum_per_example(visible), 1)
 
 
+def keep_visible(x: Shaped[Array, "b ..."], visible: Bool[Array, "b ..."] | None) -> Shaped[Array, "b ..."]:
+    """x where `visible`, whose axes are the first ones of x, and zero elsewhere; all of x where that is None."""
+    return x if visible is None else jnp.where(expand_to(visible, x), x, jnp.zeros((), x.dtype))
+
+
 def dot_per_example(x: Float[Array, "b ..."], y: Float[Array, "b ..."]) -> Float[Array, " b"]:
     """Inner product of two batches, example by example."""
     return sum_per_example(x * y)

@@ -26,6 +26,8 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #   noise  [b, ...]  present when noise and data are coupled or stored in pairs; otherwise the loss draws it
 #   mask   [b]       1 for an example, 0 for padding of a last, partial batch
 #   row    [b]       the example's index in the global batch: the seed of everything drawn for it
+#   pixel_mask [b, h, w]  True inside an example's image, where images are smaller than their arrays
+#                    (DataSpec.visible_shape): a condition, and what losses count and samplers draw
 #   features [b, h, w, c]  an encoder's features of the examples, where a source brings them (DataSpec.feature_shape)
 #   step   [b]       updates done so far, put there by the update itself: for losses that change as training goes on
 #   any other name (label, text, size, ...) is a condition that the network may read.
@@ -100,6 +102,7 @@ class Sampler:
       reads: names of a batch's arrays that it takes from real, held-out examples, found among its conditions: `data` for
         a reconstruction. Empty for a sampler that draws from noise.
       description: plain values for receipts (sampler, steps, nfe, guidance_scale, ...).
+      shape: of one sample, where it is not that of the data's examples.
       grid: the times it visits, for the check of the training density against it; None when there is no fixed grid.
     """
 
@@ -109,6 +112,7 @@ class Sampler:
     grid: Sequence[float] | None = None
     also: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +295,11 @@ class DataSpec:
         bring it along for representation alignment; () where they do not.
       shapes: every shape that a batch may have, `shape` among them, where the data come in buckets: each batch is of one
         of them, and each compiles a program. Empty when `shape` is the only one. Samplers draw at `shape`.
+      visible_shape: where each example is an image of its own size in the top left corner of an array of `shape`, zero
+        elsewhere: (height, width) of one that goes by no example, such as a picture of a prompt. Batches and conditions
+        then hold `pixel_mask` bool[b, height, width], True inside an example's image. () where every example fills its
+        array.
+      visible_multiple: what divides the sides of those images.
     """
 
     shape: tuple[int, ...]
@@ -302,8 +311,29 @@ class DataSpec:
     pooled_channels: int = 0
     feature_shape: tuple[int, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
+    visible_shape: tuple[int, ...] = ()
+    visible_multiple: int = 1
+
+    @property
+    def masked(self) -> bool:
+        """Whether examples are images smaller than their arrays, with a `pixel_mask`."""
+        return bool(self.visible_shape)
+
+    @property
+    def seen_shape(self) -> tuple[int, ...]:
+        """The shape of what is to be seen in an example: all of it, unless the examples are masked."""
+        return (*self.visible_shape, self.shape[-1]) if self.masked else tuple(self.shape)
 
     def __post_init__(self):
+        if self.masked:
+            sides = (*self.visible_shape, *self.shape[:2])
+            fits = len(self.shape) == 3 and len(sides) == 4 and sides[0] <= sides[2] and sides[1] <= sides[3]
+            if not fits or self.visible_multiple < 1 or any(side % self.visible_multiple for side in sides):
+                raise ValueError(
+                    f"The data spec has visible_shape={tuple(self.visible_shape)} and visible_multiple={self.visible_multiple} "
+                    f"on arrays of shape {tuple(self.shape)}; expected images (height, width, channels), a height and width no "
+                    "larger than theirs, and all four multiples of visible_multiple."
+                )
         if self.shapes and tuple(self.shape) not in self.shapes:
             raise ValueError(
                 f"The data spec's shape {tuple(self.shape)} is not among its shapes {self.shapes}. Add it: samplers draw at it."

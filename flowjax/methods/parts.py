@@ -38,6 +38,7 @@ class Setting:
       network: with its preconditioning.
       prediction: what the network outputs.
       shape: of one example.
+      seen_shape: of what is to be seen of it (DataSpec.seen_shape).
       batch_size: of the global batch.
     """
 
@@ -48,6 +49,7 @@ class Setting:
     network: Network
     prediction: str
     shape: tuple[int, ...]
+    seen_shape: tuple[int, ...]
     batch_size: int
 
 
@@ -91,11 +93,12 @@ def make_setting(config: ConfigDict, data: DataSpec, prediction: str) -> Setting
     return Setting(
         path=path,
         noise=build("noise", config.noise, NOISES),
-        times=truncated(build("time distribution", config.time, TIMES, shape=tuple(data.shape)), path.start, path.end),
+        times=truncated(build("time distribution", config.time, TIMES, shape=data.seen_shape), path.start, path.end),
         weight=make_weight(config.weight, data),
         network=network,
         prediction=prediction,
         shape=tuple(data.shape),
+        seen_shape=data.seen_shape,
         batch_size=config.batch_size,
     )
 
@@ -203,3 +206,4 @@ def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
         )
         for name, spec in config.samplers.to_dict().items()
     }
+            seen=setting.seen_shape,

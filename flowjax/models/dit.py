@@ -20,11 +20,14 @@ Differences from the published PyTorch model, which has an output for a variance
 P = H W / p^2 patches and k = p^2 C values in a patch, the published count is ours + (h + 1) k + P h; that is the test.
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
+from flowjax.arrays import keep_visible
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.models.attention import QK_NORMS, Attention
@@ -119,7 +122,7 @@ class DiT(nn.Module):
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
         pixels, visible = cond.pop("pixel_mask", None), None
         if pixels is not None:
-            x = jnp.where(pixels[..., None], x, 0.0)
+            x = keep_visible(x, pixels)
             visible = to_patches(pixels[..., None], self.patch).any(axis=-1)
         patches = to_patches(x, self.patch)
         init = nn.initializers.xavier_uniform()
@@ -159,7 +162,7 @@ class DiT(nn.Module):
             record_tokens(self, in_place(tokens).reshape(-1, rows, columns, self.width))
         patches = in_place(predicted_patches(tokens, embedding, patches.shape[-1], self.dtype))
         image = from_patches(patches, self.patch, rows)
-        return image if pixels is None else jnp.where(pixels[..., None], image, 0.0)
+        return keep_visible(image, pixels)
 
 
 def dit(
@@ -226,8 +229,19 @@ def dit(
     choose("modulation", modulation, MODULATIONS)
     if modulation_rank and modulation != "lora":
         raise ValueError(f"modulation_rank={modulation_rank} belongs to modulation='lora'; it is '{modulation}'.")
+    if masked and data.masked and data.visible_multiple % patch:
+        raise ValueError(
+            f"The sides of the data's images are multiples of {data.visible_multiple}, which patches of side {patch} do not "
+            "tile: some would hold a picture in part. Choose a patch that divides it, or another mask_multiple of the data."
+        )
     if max_tokens and not masked:
         raise ValueError(f"max_tokens={max_tokens} leaves out tokens that a mask hides. Set masked=True.")
+    usual = math.prod(data.visible_shape) // patch**2
+    if data.masked and 0 < max_tokens < usual:
+        raise ValueError(
+            f"max_tokens={max_tokens} is fewer than the {usual} patches of an image of {tuple(data.visible_shape)} pixels, "
+            f"which would come out as NaN. Use {usual}, or more where images are larger."
+        )
     trained = tuple(trained_grid) or (data.shape[0] // patch, data.shape[1] // patch)
     positions = Positions(position, trained, float(theta), extrapolation, per_axis, scale_logits)
     positions.rotation(1, 1, width // heads)  # refuses heads that cannot be rotated

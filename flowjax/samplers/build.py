@@ -3,6 +3,9 @@
 A spec is dict(name='heun', steps=20, grid=dict(name='uniform'), guidance=dict(name='none'), role='ema', denoise=None,
 shape=()); every other entry is an option of the sampler that `name` chooses. `shape` = (height, width) draws images of
 another size or aspect ratio than that of the data's examples, such as that of another bucket.
+
+Conditions with a `pixel_mask` bool[b, height, width] ask for images smaller than their arrays: a sample is zero outside
+its mask, and nothing there counts in the norms of guidance.
 """
 
 import dataclasses
@@ -15,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from flowjax import choices
+from flowjax.arrays import keep_visible
 from flowjax.contract import Sampler
 from flowjax.paths.path import GaussianPath
 from flowjax.samplers.adaptive import ADAPTIVE, Adaptive
@@ -93,7 +97,11 @@ class SamplerParts:
 
 
 def make_parts(
-    spec: Mapping[str, Any], prediction: str, path: GaussianPath, shape: tuple[int, ...] | None = None
+    spec: Mapping[str, Any],
+    prediction: str,
+    path: GaussianPath,
+    shape: tuple[int, ...] | None = None,
+    seen: tuple[int, ...] | None = None,
 ) -> SamplerParts:
     """Resolves a sampler spec: stepper, grid, guidance, role; unknown names and options fail with a suggestion.
 
@@ -102,10 +110,12 @@ def make_parts(
       prediction: what the network returns.
       path: the path it was trained on.
       shape: of one example of the data.
+      seen: of what is to be seen of it, where that is less (DataSpec.seen_shape): grids that go by the size of a sample
+        go by this.
     """
     defaults = {"grid": {"name": "uniform"}, "guidance": {"name": "none"}, "role": "ema", "denoise": None, "shape": ()}
     spec = {**defaults, **spec}
-    shape = drawn_shape(spec, shape)
+    shape, seen = drawn_shape(spec, shape), drawn_shape(spec, seen or shape)
     options = {key: value for key, value in spec.items() if key not in COMMON}
     stepper = _build_stepper(options)
     usable = path
@@ -123,7 +133,7 @@ def make_parts(
                 "of them back. Use a fixed-step sampler, such as 'heun'."
             )
     else:
-        grid = _build_grid(spec, usable, shape)
+        grid = _build_grid(spec, usable, seen)
         guidance = make_guidance(spec["guidance"], grid)
     denoise = spec["denoise"]
     if denoise is None:  # samples are to be clean: a grid that ends at some noise is followed by E[x1 | x]
@@ -207,7 +217,11 @@ def make_field(
         x, t, *to = (jnp.concatenate([array, array]) for array in (x, t, *to))
         return tuple(jnp.split(predict(tree, x, t, two, **_second(*to)), 2))
 
-    return guide(parts.guidance, followed, both, prediction, path)
+    field, visible = guide(parts.guidance, followed, both, prediction, path), branches["followed"].get("pixel_mask")
+    if visible is None:
+        return field
+    # A network predicts zero outside an image. Conversions mix the point into that, so it has to be zero there as well.
+    return dataclasses.replace(field, predict=lambda x, *more: field.predict(keep_visible(x, visible), *more))
 
 
 def _second(s: Any = None) -> dict[str, Any]:
@@ -225,6 +239,7 @@ def make_sampler(
     noise: Any,
     shape: tuple[int, ...],
     prepare: Callable[[PyTree, Mapping[str, Array]], Mapping[str, Array]] = lambda tree, conditions: conditions,
+    seen: tuple[int, ...] | None = None,
 ) -> Sampler:
     """Builds a sampler that draws from the parameters of one role.
 
@@ -237,11 +252,12 @@ def make_sampler(
       noise: the noise of the path, with sample(keys[b], shape) -> array of unit noise.
       shape: the shape of one example of the data.
       prepare: (tree, conditions) -> what `predict` takes in their place: computed once, before the first step.
+      seen: see make_parts.
 
     Returns:
       A Sampler. It starts from sigma(t_0) noise, which neglects alpha(t_0) x1 at the noise end of the path.
     """
-    parts = make_parts(spec, prediction, path, tuple(shape))
+    parts = make_parts(spec, prediction, path, tuple(shape), seen)
     if null is None and parts.guidance.needs == "unconditional":
         raise ValueError(
             f"Guidance '{parts.spec['guidance']['name']}' leads away from the unconditional prediction, but the network "
@@ -256,14 +272,18 @@ def make_sampler(
     def draw(params, conditions, keys):
         noise_keys, step_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         start = path.sigma(jnp.asarray(parts.grid[0], jnp.float32))
-        x = start * noise.sample(noise_keys, parts.shape)
+        visible = conditions.get("pixel_mask")
+        x = keep_visible(start * noise.sample(noise_keys, parts.shape), visible)
         branches = make_branches(parts, null, prepare, params, conditions)
         if not adaptive:
-            return integrate(parts.stepper, field_of(params, branches), parts.grid, x, step_keys, denoise=parts.denoise)
+            field = field_of(params, branches)
+            x = integrate(parts.stepper, field, parts.grid, x, step_keys, denoise=parts.denoise)
+            return keep_visible(x, visible)  # stochastic steppers draw noise everywhere
         x, _ = parts.stepper.solve(lambda one: field_of(params, one), x, parts.grid[0], parts.grid[1], branches)
         end = jnp.asarray(parts.grid[-1], x.dtype)
-        return field_of(params, branches).data(x, end) if parts.denoise else x
+        return keep_visible(field_of(params, branches).data(x, end) if parts.denoise else x, visible)
 
+    own_shape = parts.shape if parts.shape != tuple(shape) else None
     description = {
         "sampler": spec["name"],
         "steps": None if adaptive else len(parts.grid) - 1,
@@ -274,8 +294,9 @@ def make_sampler(
         "start": float(parts.grid[0]),
         "denoise": parts.denoise,
         "role": parts.role,
-        **({"shape": parts.shape} if parts.shape != tuple(shape) else {}),
+        **({"shape": own_shape} if own_shape else {}),
         **{key: value for key, value in parts.spec.items() if key not in (*COMMON, "name")},
     }
     also = (parts.guidance.role,) if parts.guidance.needs == "weak" else ()
-    return Sampler(draw, parts.role, description, None if adaptive else tuple(float(t) for t in parts.grid), also)
+    grid = None if adaptive else tuple(float(t) for t in parts.grid)
+    return Sampler(draw, parts.role, description, grid, also, shape=own_shape)

@@ -205,3 +205,22 @@ def test_guidance_away_from_the_null_condition_needs_a_condition(guidance: str):
         make_method(config)
     config.samplers.default.guidance = dict(name="autoguidance", scale=2.0, role="ema")
     assert make_method(config).samplers
+
+
+def test_the_size_of_images_on_a_canvas_is_that_of_what_is_seen():
+    """Resolution-dependent times and grids go by the visible shape, not by the canvas around it."""
+    shift = dict(shift="resolution", base_shape=(4, 4))
+    config = make_config(
+        time=dict(name="uniform", **shift),
+        samplers=dict(default=dict(name="heun", steps=6, grid=dict(name="shifted", **shift), role="ema")),
+    )
+    network = dict(name="dit", width=16, depth=1, heads=2)
+    canvas = DataSpec((12, 16, 1), visible_shape=(8, 8), visible_multiple=2)
+    quantiles, grids = [], []
+    for data, masked in ((canvas, True), (DataSpec((8, 8, 1)), False), (DataSpec((12, 16, 1)), False)):
+        config.network = dict(network, masked=masked)
+        quantiles.append(make_setting(config, data, "velocity").times.quantile(jnp.linspace(0.1, 0.9, 5)))
+        grids.append(METHODS["flow_matching"](config, data).samplers["default"].grid)
+    for found in (quantiles, grids):
+        np.testing.assert_array_equal(found[0], found[1])
+        assert np.abs(np.subtract(found[0], found[2])).max() > 1e-2
