@@ -52,9 +52,32 @@ def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
             f"The data spec has features of shape {tuple(spec.feature_shape)}, but the batch has {found}. A cache of `data` "
             "does not keep them: leave out the cache of latents, or the features."
         )
+    _check_masks(batch, spec)
     if spec.num_classes is not None:
         _check_label(batch, spec.num_classes)
     _check_captions(batch, spec)
+
+
+def _check_masks(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
+    if not spec.masked:
+        if "pixel_mask" in batch:
+            raise ValueError(
+                "The batch has 'pixel_mask', but the data spec does not say that its images are smaller than their arrays, so "
+                "no network would read it. Give the spec visible_shape, or leave the masks out."
+            )
+        return
+    mask, shape = batch.get("pixel_mask", np.zeros(())), batch["data"].shape[:3]
+    if mask.shape != shape or mask.dtype != np.bool_:
+        found = f"{mask.dtype}{list(mask.shape)}" if "pixel_mask" in batch else "missing"
+        raise ValueError(
+            f"The data spec says that examples have masks, and the batch entry 'pixel_mask' is {found}; it must be "
+            f"bool{list(shape)}, True inside an example's image."
+        )
+    if batch["data"][~mask].any() or not mask.any(axis=(1, 2)).all():
+        raise ValueError(
+            "An example has data that are not zero outside its 'pixel_mask', or a mask that is False everywhere. Every "
+            "example shows something, and is zero where nothing is to be seen."
+        )
 
 
 def _check_label(batch: Mapping[str, np.ndarray], num_classes: int) -> None:

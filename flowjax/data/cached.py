@@ -155,6 +155,11 @@ def _spec(spec: DataSpec, arrays: Mapping[str, Any]) -> DataSpec:
     """The spec of the examples with the cached arrays among them."""
     if "data" in arrays:
         rows = arrays["data"]
+        if spec.masked:
+            raise CacheError(
+                f"The cache holds `data` of shape {tuple(rows.shape[1:])} in the place of images of several sizes on a canvas "
+                f"of {tuple(spec.shape)}, and nothing says where on them its own are. Leave mask_multiple out of the source."
+            )
         total = square = 0.0
         for first in range(0, len(rows), 256):
             piece = rows[first : first + 256].astype(np.float64)

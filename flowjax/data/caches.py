@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from flowjax.contract import DataSpec
 from flowjax.data.fingerprints import source_fingerprint, tree_hash
 
 HEADER, PLAN, PROGRESS = "header.json", "plan.json", "progress.json"
@@ -127,6 +128,8 @@ def refuse_others(folder: pathlib.Path, header: Mapping[str, Any], wanted: Mappi
     lines, kinds = [], []
     for kind, parts in wanted.items():
         made = header[kind]
+        if "spec" in parts:  # a field that a data spec has been given since then stands at its default
+            made = {**made, "spec": {**_later_fields(), **made["spec"]}}
         changed = [key for key in {**made, **parts} if made.get(key) != parts.get(key)]
         lines += [f"{kind}.{key}: {made.get(key)!r} then, {parts.get(key)!r} now" for key in changed]
         kinds += [kind] if changed else []
@@ -135,6 +138,11 @@ def refuse_others(folder: pathlib.Path, header: Mapping[str, Any], wanted: Mappi
             f"The cache {folder} was made with another {' and '.join(kinds)} ({'; '.join(lines)}). Use what it was made with, "
             f"or build another: give build_cache another folder, or delete {folder} first."
         )
+
+
+def _later_fields() -> dict[str, Any]:
+    fields = dataclasses.fields(DataSpec)
+    return {field.name: _as_json(field.default) for field in fields if field.default is not dataclasses.MISSING}
 
 
 def build_cache(

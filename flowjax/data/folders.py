@@ -111,6 +111,8 @@ def folder(
     text_length: int = 0,
     labels: bool = True,
     test_share: float = 0.05,
+    mask_multiple: int = 0,
+    canvas: tuple = (),
 ) -> PictureSource:
     """Pictures of a folder, decoded as they are needed; `python -m flowjax.data.prepare folder` makes them quicker.
 
@@ -123,13 +125,19 @@ def folder(
       text_length: ids of a caption, 0 for the longest.
       labels: whether batches carry `label`, where there are labels.
       test_share: the share held out, where the folder has no test of its own.
+      mask_multiple: keep proportions on one canvas: each picture has at most the pixels of a square of `size`, sides that
+        are multiples of this, and a `pixel_mask` (flowjax/data/canvas.py), for networks with masked=True; 0 for none.
+      canvas: height and width of that canvas; by default one with room for proportions up to 2:1.
     """
     listing = list_folder(path, test_share)
     if listing.skipped.count:
         print(f"{path}: {listing.skipped.message()}")
     root = pathlib.Path(path).expanduser()
     read = lambda item: (root / item.name).read_bytes()
-    return file_source(listing, read, size, fit, flip, tokenizer, text_length, labels, stamps(root, listing))
+    facts = stamps(root, listing)
+    return file_source(
+        listing, read, size, fit, flip, tokenizer, text_length, labels, facts, mask_multiple, tuple(canvas)
+    )
 
 
 def stamps(root: pathlib.Path, listing: Listing) -> list[list[Any]]:

@@ -203,6 +203,11 @@ def latents(
     from flowjax.data import SOURCES  # this source is one of them
 
     images = build("data source", source, SOURCES, seed=seed, total_steps=total_steps)
+    if images.spec.masked:
+        raise ValueError(
+            "Latents are those of whole images: an encoder reads no masks, and would mix padding into what lies beside it. "
+            "Leave mask_multiple out of the source, or train on its pixels."
+        )
     codec, origin = open_codec(autoencoder, images.spec, chunk, step)
     encoded = MomentSource(images, codec)
     if cache:

@@ -5,17 +5,14 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from flowjax.choices import Spec
-from flowjax.data import draws
-from flowjax.data.pictures import FilePictures, PictureSource, mirror, picture_source
+from flowjax.data.canvas import make_frame
+from flowjax.data.pictures import FilePictures, PictureSource, estimated_deviation, mirror, picture_source
 from flowjax.data.record_format import BadPicture, decode_picture
-from flowjax.data.resizing import FITS, resize
+from flowjax.data.resizing import FITS
 from flowjax.data.skipped import Skipped
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-LOOKED_AT = 256  # pictures from which the standard deviation of a folder is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +68,8 @@ def file_source(
     text_length: int,
     labels: bool,
     identity: Any,
+    mask_multiple: int = 0,
+    canvas: tuple = (),
 ) -> PictureSource:
     """A source of encoded pictures that are decoded and resized when a batch asks for them.
 
@@ -84,10 +83,12 @@ def file_source(
       text_length: ids of a caption, 0 for the longest.
       labels: whether batches carry labels.
       identity: plain values that change when a file does.
+      mask_multiple: keep proportions on a canvas (make_frame); 0 for none.
+      canvas: its height and width; () for those of make_frame.
     """
     if size < 1 or fit not in FITS:
         raise ValueError(f"size={size}, fit='{fit}'; expected a positive size and one of {', '.join(FITS)}.")
-    shape = (size, size, 3)
+    frame = make_frame((size, size, 3), fit, mask_multiple, canvas)
 
     def pictures(items: list[Item]) -> FilePictures:
         def load(index: int) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def file_source(
                 content = read(item)
             except OSError as error:
                 raise BadPicture(f"the file cannot be read: {error}") from error
-            fields: dict[str, Any] = {"data": resize(decode_picture(content), shape, fit)}
+            fields: dict[str, Any] = frame(decode_picture(content))
             if item.label is not None:
                 fields["label"] = item.label
             if item.captions:
@@ -105,16 +106,15 @@ def file_source(
 
         every = lambda: [caption for item in items for caption in item.captions]
         facts = [identity, [dataclasses.astuple(item) for item in items], size, fit]
+        facts += [dataclasses.astuple(frame)] if mask_multiple else []
         return FilePictures(load, len(items), every, facts, lambda index: items[index].name)
 
     train, test = pictures(listing.splits["train"]), pictures(listing.splits["test"])
-    some = draws.generator(0, draws.SPLIT).permutation(len(train))[:LOOKED_AT]
-    std = float((train.read(some)["data"] / np.float32(127.5)).std())
     return picture_source(
         train,
         test,
-        shape,
-        std,
+        frame,
+        estimated_deviation(train),
         listing.num_classes if labels else None,
         tokenizer,
         text_length,

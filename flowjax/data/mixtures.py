@@ -24,7 +24,7 @@ from flowjax.data.fingerprints import plain_hash, source_fingerprint
 from flowjax.data.sources import check_split, endless
 from flowjax.data.turns import Turns, WeightSchedule, make_schedule
 
-SHARED = ("num_classes", "text_length", "vocabulary", "text_channels")
+SHARED = ("num_classes", "text_length", "vocabulary", "text_channels", "masked")
 
 
 def child_seed(seed: int, index: int) -> int:
@@ -238,7 +238,7 @@ def _check_alike(children: Sequence[Any]) -> None:
             {
                 name: (value.dtype, value.shape[1:])
                 for name, value in source.dataset(0, 1, 0, 1)[0].items()
-                if name != "data"
+                if name not in ("data", "pixel_mask")  # which follow the shape of their source
             }
             for source in (first, child)
         ]

@@ -3,6 +3,8 @@ r"""Pictures with labels and captions as a source: in memory as bytes of pixels,
 A batch is one gather (or one read) of uint8 pixels, turned into float32 by x / 127.5 - 1. Captions become ids through a
 tokenizer that the data's spec names. A picture may have several captions: training takes one of them by the row's own
 uniform, evaluation always takes the first. The order is that of every finite source: a function of (seed, position).
+
+Pictures on a canvas (canvas.py) come with their extents, of which `pixel_mask` is made; where it is False, data are zero.
 """
 
 import concurrent.futures
@@ -19,6 +21,7 @@ import numpy as np
 from flowjax.choices import Spec
 from flowjax.contract import DataSpec
 from flowjax.data import draws
+from flowjax.data.canvas import Canvas, Frame, corner_mask
 from flowjax.data.fingerprints import plain_hash, tree_hash
 from flowjax.data.record_format import BadPicture
 from flowjax.data.skipped import Skipped
@@ -28,13 +31,17 @@ from flowjax.data.transforms import Transform
 
 LEVELS = 256
 WORKERS = min(32, (os.cpu_count() or 1) + 2)  # threads that decode, whichever batch they decode for
+LOOKED_AT = 256  # pictures from which the standard deviation of files is taken
 PIECE = 16  # pictures of a batch that a thread decodes in one go
 Captions = Sequence[tuple[str, ...]]  # for every picture its captions, the first being the plain one
 
 
 @runtime_checkable  # so that annotations can be checked
 class Pictures(Protocol):
-    """One split: `read(indices)` gives `data` uint8 [n, h, w, c], and where there are any `label` and `captions`."""
+    """One split: `read(indices)` gives `data` uint8 [n, h, w, c], and where there are any `label` and `captions`.
+
+    Of pictures on a canvas also `extent` int32 [n, 2], their heights and widths.
+    """
 
     def __len__(self) -> int: ...
 
@@ -60,24 +67,22 @@ class MemoryPictures:
       label: int32 [n], or None.
       captions: the captions of each picture, or None.
       tokens: their ids, int32 [n, most captions a picture has, length], once a tokenizer has read them.
+      extent: of pictures on a canvas, their heights and widths, int32 [n, 2].
     """
 
     data: np.ndarray
     label: np.ndarray | None = None
     captions: Captions | None = None
     tokens: np.ndarray | None = None
+    extent: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.data)
 
     def read(self, indices: np.ndarray) -> dict[str, Any]:
         """A gather."""
-        rows: dict[str, Any] = {"data": self.data[indices]}
-        if self.label is not None:
-            rows["label"] = self.label[indices]
-        if self.tokens is not None:
-            rows["tokens"] = self.tokens[indices]
-        return rows
+        arrays = dict(data=self.data, label=self.label, tokens=self.tokens, extent=self.extent)
+        return {name: array[indices] for name, array in arrays.items() if array is not None}
 
     def tokenized(self, tokenizer: Tokenizer) -> "MemoryPictures":
         """The same pictures with every caption encoded once; fewer captions than others have are repeated in turn."""
@@ -93,7 +98,8 @@ class MemoryPictures:
 
     def fingerprint(self) -> str:
         """Of all pixels, labels and captions."""
-        return plain_hash(arrays=tree_hash([self.data, self.label]), captions=self.captions)
+        extent = () if self.extent is None else (self.extent,)
+        return plain_hash(arrays=tree_hash([self.data, self.label, *extent]), captions=self.captions)
 
 
 class FilePictures:
@@ -154,7 +160,9 @@ class FilePictures:
         """Decodes the pictures; Pillow works outside the interpreter's lock, so threads help."""
         pieces = np.array_split(indices, max(1, min(WORKERS, len(indices) // PIECE)))
         rows = [row for piece in _pool().map(self._piece, pieces) for row in piece]
-        gathered: dict[str, Any] = {"data": np.stack([row["data"] for row in rows])}
+        gathered: dict[str, Any] = {
+            name: np.stack([row[name] for row in rows]) for name in ("data", "extent") if name in rows[0]
+        }
         if "label" in rows[0]:
             gathered["label"] = np.int32([row["label"] for row in rows])
         if "captions" in rows[0]:
@@ -171,10 +179,15 @@ class FilePictures:
 
 
 def mirror() -> Transform:
-    """Mirrors half of the pictures, left to right."""
+    """Mirrors half of the pictures, left to right; on a canvas each within its own width."""
 
-    def apply(images: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-        return np.where(uniforms[:, :, None, None] < 0.5, images[:, :, ::-1], images)
+    def apply(images: np.ndarray, uniforms: np.ndarray, pixel_mask: np.ndarray | None = None) -> np.ndarray:
+        mirrored = images[:, :, ::-1]
+        if pixel_mask is not None:
+            own = pixel_mask.any(axis=1).sum(axis=1)[:, None]  # the visible columns, which are the first
+            places = (own - 1 - np.arange(images.shape[2])) % images.shape[2]
+            mirrored = np.take_along_axis(images, places[:, None, :, None], axis=2)
+        return np.where(uniforms[:, :, None, None] < 0.5, mirrored, images)
 
     return Transform(1, apply)
 
@@ -230,6 +243,9 @@ class PictureSource:
         data *= 1 / 127.5
         data -= 1
         rows["data"] = data
+        if "extent" in rows:
+            rows["pixel_mask"] = corner_mask(rows.pop("extent"), *data.shape[1:3])
+            data *= rows["pixel_mask"][..., None]
         if self.spec.num_classes is None:
             rows.pop("label", None)
         if self.tokenizer is not None:
@@ -254,8 +270,9 @@ class PictureSource:
             chosen = examples_at(seed, first + start, first + stop, self.size)
             rows = self._rows(self.train, chosen, uniforms[:, 0])
             uniforms = uniforms[:, 1:]
+            masks = (rows["pixel_mask"],) if "pixel_mask" in rows else ()
             for transform in self.transforms:
-                rows["data"] = transform.apply(rows["data"], uniforms[:, : transform.columns])
+                rows["data"] = transform.apply(rows["data"], uniforms[:, : transform.columns], *masks)
                 uniforms = uniforms[:, transform.columns :]
             return rows
 
@@ -305,6 +322,15 @@ def standard_deviation(data: np.ndarray) -> float:
     return float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
 
 
+def estimated_deviation(pictures: FilePictures) -> float:
+    """The standard deviation of pixels scaled to [-1, 1], of some hundred pictures; of what is visible of them."""
+    some = pictures.read(draws.generator(0, draws.SPLIT).permutation(len(pictures))[:LOOKED_AT])
+    data = some["data"]
+    if "extent" in some:
+        data = data[corner_mask(some["extent"], *data.shape[1:3])]
+    return float((data / np.float32(127.5)).std())
+
+
 def make_caption_tokenizer(spec: Spec | None, text_length: int, captions: Sequence[str]) -> Tokenizer | None:
     """The tokenizer that a data spec asks for, or None; a word list is made of the captions given.
 
@@ -325,7 +351,7 @@ def make_caption_tokenizer(spec: Spec | None, text_length: int, captions: Sequen
 def picture_source(
     train: Pictures,
     test: Pictures,
-    shape: tuple[int, ...],
+    frame: Frame | tuple[int, ...],
     std: float,
     num_classes: int | None,
     tokenizer: Spec | None,
@@ -337,7 +363,7 @@ def picture_source(
     Args:
       train: the training split.
       test: the held-out one.
-      shape: of a picture.
+      frame: what made them arrays of one shape; or that shape.
       std: the standard deviation of the training data, in [-1, 1].
       num_classes: how many labels, None for none.
       tokenizer: its spec, None when batches carry no captions.
@@ -348,5 +374,9 @@ def picture_source(
     if encoder is not None:
         train, test = (p.tokenized(encoder) if isinstance(p, MemoryPictures) else p for p in (train, test))
     length, vocabulary = (encoder.length, encoder.vocabulary) if encoder is not None else (0, 0)
-    spec = DataSpec(tuple(shape), num_classes, std, text_length=length, vocabulary=vocabulary)
+    shape = tuple(getattr(frame, "shape", frame))
+    spec = DataSpec(shape, num_classes, std, text_length=length, vocabulary=vocabulary)
+    if isinstance(frame, Canvas):
+        square = frame.visible_size(frame.side, frame.side)
+        spec = dataclasses.replace(spec, visible_shape=square, visible_multiple=frame.multiple)
     return PictureSource(train, test, spec, encoder, **rest)

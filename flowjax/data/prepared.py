@@ -1,5 +1,6 @@
 """Sources over prepared sets: any folder that `python -m flowjax.data.prepare` wrote, in memory or read as it is needed."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from flowjax.choices import Spec
 from flowjax.contract import DataSpec
 from flowjax.data.buckets import bucket_shapes, bucketed
+from flowjax.data.canvas import Frame, make_frame
 from flowjax.data.mixtures import MixedSource
 from flowjax.data.pictures import (
     FilePictures,
@@ -17,8 +19,8 @@ from flowjax.data.pictures import (
     mirror,
     picture_source,
 )
-from flowjax.data.record_format import EncodedPicture, size_of, unpack
-from flowjax.data.records import Prepared, find_prepared, picture_of
+from flowjax.data.record_format import size_of, unpack
+from flowjax.data.records import Prepared, find_prepared, pixels_of
 from flowjax.data.resizing import FITS, with_channels
 from flowjax.data.sources import RecordSource
 
@@ -36,6 +38,8 @@ def records(
     labels: bool = True,
     memory: bool | None = None,
     bucket_multiple: int = 0,
+    mask_multiple: int = 0,
+    canvas: tuple = (),
 ) -> PictureSource | MixedSource | RecordSource:
     """A prepared set, by its path or by its name in the data home.
 
@@ -51,6 +55,9 @@ def records(
       memory: hold all pixels in memory; by default up to 1 GiB of them.
       bucket_multiple: keep proportions: batches have the shapes of about size x size pixels whose sides are multiples of
         this (flowjax/data/buckets.py); 0 for squares alone. Pictures are then read as they are needed.
+      mask_multiple: keep proportions on one canvas: each picture has at most the pixels of a square of `size`, sides that
+        are multiples of this, and a `pixel_mask` (flowjax/data/canvas.py), for networks with masked=True; 0 for none.
+      canvas: height and width of that canvas; by default one with room for proportions up to 2:1.
     """
     at_home = "/" not in path and not path.startswith((".", "~"))
     prepared = Prepared.open(find_prepared(path if at_home else "", "" if at_home else path))
@@ -65,16 +72,23 @@ def records(
     if labels and ("label" in card["groups"] or card["labels"]):
         found = [int(value) for value in card["groups"].get("label", {})]
         classes = max(len(card["labels"]), max(found, default=-1) + 1)
-    total = (prepared.count("train") + prepared.count("test")) * int(np.prod(shape))
+    if mask_multiple and (bucket_multiple or not size):
+        raise ValueError(
+            f"mask_multiple={mask_multiple} with bucket_multiple={bucket_multiple} and size={size}: proportions are kept in "
+            "buckets or on a canvas, and a canvas needs `size`, the side of a square with the pixels of a picture. Set one of "
+            "the two multiples to 0, and give `size`."
+        )
+    frame = make_frame(shape, fit, mask_multiple, canvas)
+    total = (prepared.count("train") + prepared.count("test")) * int(np.prod(frame.shape))
     if bucket_multiple:
         return _in_buckets(prepared, shape, bucket_multiple, flip, tokenizer, text_length, classes)
     held = total <= MEMORY if memory is None else memory
     make = _in_memory if held else _on_disk
-    train, test = (make(prepared, split, shape, fit) for split in ("train", "test"))
+    train, test = (make(prepared, split, frame) for split in ("train", "test"))
     return picture_source(
         train,
         test,
-        shape,
+        frame,
         card["std"],
         classes,
         tokenizer,
@@ -90,20 +104,20 @@ def _captions(field: dict[str, Any]) -> tuple[str, ...]:
     return (caption,) if isinstance(caption, str) else tuple(caption)
 
 
-def _in_memory(prepared: Prepared, split: str, shape: tuple[int, ...], fit: str) -> Pictures:
-    pixels, fields = prepared.pixels(split, shape, fit)
+def _in_memory(prepared: Prepared, split: str, frame: Frame) -> Pictures:
+    arrays, fields = prepared.framed(split, frame)
     label = np.int32([field["label"] for field in fields]) if fields and "label" in fields[0] else None
     captions = [_captions(field) for field in fields]
-    return MemoryPictures(pixels, label, captions if any(captions) else None)
+    return MemoryPictures(label=label, captions=captions if any(captions) else None, **arrays)
 
 
-def _on_disk(prepared: Prepared, split: str, shape: tuple[int, ...], fit: str) -> Pictures:
+def _on_disk(prepared: Prepared, split: str, frame: Frame) -> Pictures:
     count = prepared.count(split)
     reader = prepared.reader(split) if count else ()
 
     def load(index: int) -> dict[str, Any]:
         fields = unpack(reader[index])
-        rows: dict[str, Any] = {"data": picture_of(fields["image"], shape, fit)}
+        rows: dict[str, Any] = frame(pixels_of(fields["image"]))
         if "label" in fields:
             rows["label"] = fields["label"]
         if captions := _captions(fields):
@@ -111,7 +125,7 @@ def _on_disk(prepared: Prepared, split: str, shape: tuple[int, ...], fit: str) -
         return rows
 
     every = lambda: [caption for header in prepared.headers(split) for caption in _captions(header)]
-    facts = [prepared.card["sha256"], split, shape, fit]
+    facts = [prepared.card["sha256"], split, *dataclasses.astuple(frame)]
     return FilePictures(load, count, every, facts, lambda index: f"{prepared.folder.name} {split} {index}")
 
 
@@ -146,9 +160,7 @@ def _in_buckets(
 
     def decode(record: bytes) -> dict[str, Any]:
         fields = unpack(record)
-        image = fields["image"]
-        pixels = image.decode() if isinstance(image, EncodedPicture) else image
-        example: dict[str, Any] = {"data": with_channels(pixels, shape[2])}
+        example: dict[str, Any] = {"data": with_channels(pixels_of(fields["image"]), shape[2])}
         if classes is not None:
             example["label"] = np.int32(fields["label"])
         if encoder is not None:

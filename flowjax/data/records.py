@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from flowjax.data.canvas import Frame
 from flowjax.data.record_format import EncodedPicture, header_of, unpack
-from flowjax.data.resizing import resize
+from flowjax.data.resizing import Fitted
 
 CARD = "card.json"
 FORMAT = 1
@@ -103,17 +104,23 @@ class Prepared:
 
     def pixels(self, split: str, shape: tuple[int, ...], fit: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """All pictures of a split, uint8 [n, h, w, c], and their other fields."""
-        data, fields, row = np.empty((self.count(split), *shape), np.uint8), [], 0
+        arrays, fields = self.framed(split, Fitted(shape, fit))
+        return arrays["data"], fields
+
+    def framed(self, split: str, frame: Frame) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+        """All pictures of a split as a frame makes them, [n, ...], and their other fields."""
+        alike = frame(np.zeros((1, 1, frame.shape[2]), np.uint8))  # a frame makes arrays of one shape of every picture
+        arrays = {name: np.empty((self.count(split), *value.shape), value.dtype) for name, value in alike.items()}
+        fields: list[dict[str, Any]] = []
         for records in self._chunks(split):
             for record in records:
                 field = unpack(record)
-                data[row] = picture_of(field.pop("image"), shape, fit)
+                for name, value in frame(pixels_of(field.pop("image"))).items():
+                    arrays[name][len(fields)] = value
                 fields.append(field)
-                row += 1
-        return data, fields
+        return arrays, fields
 
 
-def picture_of(image: np.ndarray | EncodedPicture, shape: tuple[int, ...], fit: str) -> np.ndarray:
-    """The picture of a record in a shape [h, w, c]: as it is where it has it, resized or made grey otherwise."""
-    pixels = image.decode() if isinstance(image, EncodedPicture) else image
-    return pixels if pixels.shape == shape else resize(pixels, shape, fit)
+def pixels_of(image: np.ndarray | EncodedPicture) -> np.ndarray:
+    """The picture of a record, decoded where it is a file."""
+    return image.decode() if isinstance(image, EncodedPicture) else image

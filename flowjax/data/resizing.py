@@ -1,5 +1,7 @@
 """Pictures of any size to one square or oblong: covered and cut in the middle, or fitted in whole with white around."""
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import UInt8
 
@@ -7,6 +9,27 @@ from flowjax.data import crops
 
 FITS = ("crop", "pad")
 LUMA = np.float32([0.299, 0.587, 0.114])  # Rec. 601
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Pictures to arrays of one shape that they fill: a frame, as sources take it (another is canvas.Canvas).
+
+    Attributes:
+      shape: height, width, channels of the arrays.
+      fit: 'crop' or 'pad', see `resize`.
+    """
+
+    shape: tuple[int, ...]
+    fit: str
+
+    def __post_init__(self):
+        if self.fit not in FITS:
+            raise ValueError(f"fit='{self.fit}'; expected one of {', '.join(FITS)}.")
+
+    def __call__(self, pixels: UInt8[np.ndarray, "h w c"]) -> dict[str, np.ndarray]:
+        """`data`, the picture as it is where it has the shape, resized or made grey otherwise."""
+        return {"data": pixels if pixels.shape == self.shape else resize(pixels, self.shape, self.fit)}
 
 
 def resize(pixels: UInt8[np.ndarray, "h w c"], shape: tuple[int, ...], fit: str = "crop") -> UInt8[np.ndarray, "a b d"]:

@@ -4,6 +4,7 @@ Sets that lie on disk as ArrayRecord are read by index and without TensorFlow. O
 order and with TensorFlow: `python -m flowjax.data.prepare NAME` does that once, and the prepared set needs it no more.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from flowjax.choices import Spec, suggestion
-from flowjax.data import draws
-from flowjax.data.listing import LOOKED_AT, captions_of, check_test_share, held_out
-from flowjax.data.pictures import FilePictures, PictureSource, mirror, picture_source
+from flowjax.data.canvas import Frame, make_frame
+from flowjax.data.listing import captions_of, check_test_share, held_out
+from flowjax.data.pictures import FilePictures, PictureSource, estimated_deviation, mirror, picture_source
 from flowjax.data.record_format import BadPicture
-from flowjax.data.resizing import FITS, resize
+from flowjax.data.resizing import FITS
 
 CAPTIONS = ("caption", "captions", "text")
 TESTS = ("test", "validation")
@@ -135,6 +136,8 @@ def tfds(
     caption: str = "",
     data_dir: str = "",
     test_share: float = 0.05,
+    mask_multiple: int = 0,
+    canvas: tuple = (),
 ) -> PictureSource:
     """A TFDS data set that lies on disk as ArrayRecord, read by index without TensorFlow.
 
@@ -152,6 +155,9 @@ def tfds(
       caption: the feature that is the caption.
       data_dir: where TFDS keeps its data; its own default when empty.
       test_share: the share held out, where the set has no test or validation split.
+      mask_multiple: keep proportions on one canvas: each picture has at most the pixels of a square of `size`, sides that
+        are multiples of this, and a `pixel_mask` (flowjax/data/canvas.py), for networks with masked=True; 0 for none.
+      canvas: height and width of that canvas; by default one with room for proportions up to 2:1.
     """
     if size < 1 or fit not in FITS or channels not in (1, 3):
         raise ValueError(f"size={size}, fit='{fit}', channels={channels}; expected size >= 1, {FITS}, 1 or 3.")
@@ -165,19 +171,17 @@ def tfds(
             f"access by index. Run `{command}` once (with TensorFlow), then use data=dict(name='records', path=NAME)."
         )
     keys = keys_of(builder, image, label, caption)
-    shape = (size, size, channels)
+    frame = make_frame((size, size, channels), fit, mask_multiple, canvas)
     parts = {
-        split: _pictures(builder.as_data_source(split=own), places, keys, shape, fit, f"{tfds_name} {own}")
+        split: _pictures(builder.as_data_source(split=own), places, keys, frame, f"{tfds_name} {own}")
         for split, (own, places) in split_places(builder, test_share).items()
     }
-    some = draws.generator(0, draws.SPLIT).permutation(len(parts["train"]))[:LOOKED_AT]
-    std = float((parts["train"].read(some)["data"] / np.float32(127.5)).std())
     names = class_names(builder, keys)
     return picture_source(
         parts["train"],
         parts["test"],
-        shape,
-        std,
+        frame,
+        estimated_deviation(parts["train"]),
         len(names) if labels and names else None,
         tokenizer,
         text_length,
@@ -198,12 +202,10 @@ def described(builder: Any) -> dict[str, str]:
     }
 
 
-def _pictures(
-    source: Any, places: np.ndarray, keys: Mapping[str, str], shape: tuple[int, ...], fit: str, name: str
-) -> FilePictures:
+def _pictures(source: Any, places: np.ndarray, keys: Mapping[str, str], frame: Frame, name: str) -> FilePictures:
     def load(index: int) -> dict[str, Any]:
         fields = read_one(source, int(places[index]), keys)
-        rows: dict[str, Any] = {"data": resize(fields["image"], shape, fit)}
+        rows: dict[str, Any] = frame(fields["image"])
         if "label" in fields:
             rows["label"] = fields["label"]
         if fields.get("caption"):
@@ -213,7 +215,7 @@ def _pictures(
     def captions() -> list[str]:
         return [text for place in places for text in read_one(source, int(place), keys).get("caption", ())]
 
-    facts = [name, len(source), shape, fit, dict(keys)]
+    facts = [name, len(source), *dataclasses.astuple(frame), dict(keys)]
     return FilePictures(load, len(places), captions, facts, lambda index: f"{name} {places[index]}")
 
 

@@ -11,10 +11,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """`apply(images [b, ...], uniforms [b, columns]) -> images`: the uniforms are its only randomness."""
+    """`apply(images [b, ...], uniforms [b, columns]) -> images`: the uniforms are its only randomness.
+
+    Of pictures on a canvas (canvas.py) it is given their `pixel_mask` [b, height, width] as a third argument.
+    """
 
     columns: int
-    apply: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    apply: Callable[..., np.ndarray]
 
 
 def shift(pixels: int) -> Transform:

@@ -168,6 +168,8 @@ def webdataset(
     labels: bool = True,
     test: str = "",
     test_share: float = 0.05,
+    mask_multiple: int = 0,
+    canvas: tuple = (),
 ) -> PictureSource:
     """Pictures in tar archives, decoded as they are needed.
 
@@ -181,13 +183,28 @@ def webdataset(
       labels: whether batches carry `label`, where there are labels.
       test: the archives of held-out examples.
       test_share: the share of names held out, where `test` is empty.
+      mask_multiple: keep proportions on one canvas: each picture has at most the pixels of a square of `size`, sides that
+        are multiples of this, and a `pixel_mask` (flowjax/data/canvas.py), for networks with masked=True; 0 for none.
+      canvas: height and width of that canvas; by default one with room for proportions up to 2:1.
     """
     archives = list_archives(pattern, test, test_share)
     if archives.listing.skipped.count:
         print(f"{pattern}: {archives.listing.skipped.message()}")
     files = archives_of(pattern) + (archives_of(test) if test else [])
     facts = stamps(files)
-    return file_source(archives.listing, archives.read, size, fit, flip, tokenizer, text_length, labels, facts)
+    return file_source(
+        archives.listing,
+        archives.read,
+        size,
+        fit,
+        flip,
+        tokenizer,
+        text_length,
+        labels,
+        facts,
+        mask_multiple,
+        tuple(canvas),
+    )
 
 
 def stamps(files: list[str]) -> list[list[Any]]:

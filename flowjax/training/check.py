@@ -64,7 +64,8 @@ def _checks(run: Run) -> Iterator[CheckResult]:
 
 
 def _data(run: Run, batch: Batch) -> CheckResult:
-    std = float(jnp.std(batch["data"]))
+    seen = batch["pixel_mask"][..., None] if "pixel_mask" in batch else None
+    std = float(jnp.std(batch["data"], where=seen))
     stated = run.source.spec.std
     passed = bool(jnp.all(jnp.isfinite(batch["data"]))) and 0.5 < std / stated < 2
     others = ", ".join(sorted(set(batch) - {"data", "step"}))

@@ -47,7 +47,8 @@ def abstract_batches(run: Run, mesh: Mesh, shape: tuple[int, ...]) -> dict[str, 
     batch = {name: value[0] for name, value in iterator.stack_batches(1).items()}
     iterator.close()
     sharding = NamedSharding(mesh, STACKED_BATCH)
-    sized = lambda name, v: (len(v), *shape) if name in ("data", "noise") else v.shape
+    sides = {"data": shape, "noise": shape, "pixel_mask": shape[:2]}
+    sized = lambda name, v: (len(v), *sides.get(name, v.shape[1:]))
     return {n: jax.ShapeDtypeStruct((1, *sized(n, v)), v.dtype, sharding=sharding) for n, v in batch.items()}
 
 

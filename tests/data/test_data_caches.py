@@ -1,5 +1,6 @@
 """Caches: what is read is what was encoded; others are refused by name; cuts and full disks lose nothing."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -183,6 +184,18 @@ def test_another_source_or_encoder_is_refused_by_name(tmp_path):
     longer = ArraySource(source.train, source.test, DataSpec((3,), text_length=4, vocabulary=10))
     with pytest.raises(CacheError, match="source.spec"):
         open_cache(folder, longer, PARTS)
+
+
+def test_a_cache_made_before_specs_had_a_field_is_of_the_same_source_unless_it_says_otherwise(tmp_path):
+    folder, source = tmp_path / "cache", captioned()
+    build_cache(folder, source, encode, PARTS)
+    header = json.loads((folder / "header.json").read_text())
+    del header["source"]["spec"]["visible_shape"], header["source"]["spec"]["pooled_channels"]
+    (folder / "header.json").write_text(json.dumps(header))
+    assert open_cache(folder, source, PARTS).encoder == PARTS
+    pooled = ArraySource(source.train, source.test, dataclasses.replace(source.spec, pooled_channels=3))
+    with pytest.raises(CacheError, match="source.spec"):
+        open_cache(folder, pooled, PARTS)
 
 
 @pytest.mark.parametrize("rows", [0, 64, 1100, 2450])

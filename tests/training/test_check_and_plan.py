@@ -1,6 +1,7 @@
 """The doctor finds what is wrong, each check by itself, and passes what is right; the plan counts without allocating."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,16 @@ def test_a_healthy_method_passes_everything(monkeypatch):
     results = check(run_with(monkeypatch), lines.append)
     assert failures(results) == set() and len(results) == len(lines) == 7
     assert all(line.startswith("ok") for line in lines)
+
+
+def test_the_scale_of_images_on_a_canvas_is_that_of_what_is_seen():
+    mask = jnp.zeros((4, 8, 8), bool).at[:, :2, :2].set(True)
+    batch = {"data": jnp.where(mask[..., None], jax.random.normal(jax.random.key(0), (4, 8, 8, 50)), 0.0)}
+    run = Run(toy_config())
+    run.__dict__["source"] = SimpleNamespace(spec=DataSpec((8, 8, 50), visible_shape=(2, 2)))
+    assert not doctor._data(run, batch).passed  # a sixteenth is seen: the whole has a standard deviation of 1 / 4
+    seen = doctor._data(run, batch | {"pixel_mask": mask})
+    assert seen.passed and ("std 1.0" in seen.detail or "std 0.9" in seen.detail)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import numpy as np
 import flowjax
 from flowjax.data.prepare.plan import Plan
 from flowjax.data.record_format import unpack
-from flowjax.data.records import CARD, FORMAT, Prepared, picture_of
+from flowjax.data.records import CARD, FORMAT, Prepared, pixels_of
+from flowjax.data.resizing import resize
 from flowjax.data.skipped import Skipped
 
 CELL, CAPTION, COLUMNS, ROWS = 96, 26, 10, 6  # pixels of a picture and of the lines under it on the sheet
@@ -124,7 +125,7 @@ def sheet(prepared: Prepared) -> bytes:
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(9)
     for place, (split, fields) in enumerate(chosen):
         left, top = 8 + place % COLUMNS * (CELL + 8), 8 + place // COLUMNS * (CELL + CAPTION + 8)
-        pixels = picture_of(fields["image"], (CELL, CELL, 3), "pad")
+        pixels = resize(pixels_of(fields["image"]), (CELL, CELL, 3), "pad")
         page.paste(Image.fromarray(pixels), (left, top))
         text = _words(fields, prepared.card["labels"])
         colour = "#0f6f74" if split == "test" else "#444444"
