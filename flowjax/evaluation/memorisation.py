@@ -27,9 +27,12 @@ class NearestNeighbour:
             seed,
             pairs,
         )
-        self._images, test = (quantised(source.reference(split)["data"], self._levels) for split in ("train", "test"))
+        train, test = (source.reference(split) for split in ("train", "test"))
+        self._images, self._masks = quantised(train["data"], self._levels), train.get("pixel_mask")
         self._train = self._features.real(self._images)
-        self._held_out = coverage.nearest_distances(self._features.real(test), self._train)
+        self._held_out = coverage.nearest_distances(
+            self._features.real(quantised(test["data"], self._levels)), self._train
+        )
         self._threshold = np.quantile(self._held_out, quantile)
         self.description: Mapping[str, Any] = {"features": self._features.receipt}
 
@@ -53,17 +56,25 @@ class NearestNeighbour:
 
     def closest(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(samples, training examples, distances) of the closest pairs, closest first."""
+        order, places, distances = self._closest(samples)
+        return np.asarray(samples)[order], self._images[places], distances
+
+    def _closest(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The places of the closest pairs among samples and training examples, and their distances."""
         distances, places = coverage.nearest(self._read(samples), self._train)
         order = np.argsort(distances, kind="stable")[: self._pairs]
-        return np.asarray(samples)[order], self._images[places[order]], distances[order]
+        return order, places[order], distances[order]
 
     def picture(self, samples: np.ndarray, conditions: Conditions) -> UInt8[np.ndarray, "height width 3"] | None:
         """The closest pairs of images side by side, sample left and training example right; None for points."""
         if np.ndim(samples) != 4:
             return None
-        generated, real, _ = self.closest(samples)
-        both = np.stack([quantised(generated, self._levels), real], axis=1).reshape(-1, *generated.shape[1:])
-        return pictures.grid(both, columns=2 * max(1, round(len(generated) ** 0.5)))
+        order, places, _ = self._closest(samples)
+        side_by_side = lambda *arrays: np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
+        both = side_by_side(quantised(np.asarray(samples)[order], self._levels), self._images[places])
+        if self._masks is not None:
+            both = pictures.on_white(both, side_by_side(conditions["pixel_mask"][order], self._masks[places]))
+        return pictures.grid(both, columns=2 * max(1, round(len(order) ** 0.5)))
 
 
 def nearest_neighbour(

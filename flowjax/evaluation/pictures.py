@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 
 from flowjax.evaluation.run_files import write_atomically
 
@@ -26,6 +26,24 @@ def to_uint8(images: Shaped[np.ndarray, "*shape"], low: float = -1.0, high: floa
         return images
     unit = (np.asarray(images, np.float64) - low) / (high - low)
     return np.rint(255 * np.clip(np.nan_to_num(unit, nan=0.0), 0, 1)).astype(np.uint8)
+
+
+def on_white(
+    images: Shaped[np.ndarray, "n height width c"],
+    pixel_mask: Bool[np.ndarray, "n height width"],
+    high: float = 1.0,
+) -> Shaped[np.ndarray, "n tallest widest c"]:
+    """Images smaller than their arrays on white, without the rows and columns in which none of them shows anything.
+
+    Args:
+      images: in [low, high].
+      pixel_mask: where each one's image is, in the top left corner.
+      high: the value of white.
+    """
+    seen = pixel_mask.any(axis=0)
+    rows, columns = (1 + int(np.max(np.flatnonzero(seen.any(axis=axis)), initial=0)) for axis in (1, 0))
+    whole = np.where(pixel_mask[..., None], images, np.asarray(high, images.dtype))
+    return whole[:, :rows, :columns]
 
 
 def grid(

@@ -68,6 +68,11 @@ def autoencoder(
       penalty_weight: of the R1 penalty on real images; 0 for none.
     """
     refuse_unread(config, UNREAD, "autoencoder")
+    if data.masked:
+        raise ValueError(
+            "An autoencoder reads no masks, so it would learn the padding of images of several sizes. Leave mask_multiple out "
+            "of the data."
+        )
     numbers = dict(
         kl_weight=kl_weight,
         perceptual_weight=perceptual_weight,

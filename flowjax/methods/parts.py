@@ -118,18 +118,41 @@ def make_network(config: ConfigDict, data: DataSpec) -> Network:
         network = build_network(data)
         if data.text_channels and not ignored and "text" not in network.conditions:
             raise ValueError(f"The data have captions, which the network '{name}' does not read. {READS_TEXT}")
-        return network
+        return check_masks(network, name, data)
     if not data.vocabulary:
         reason = "come encoded" if data.text_channels else "are not there"
         raise ValueError(
             f"text='{config.text.name}' encodes captions, but those of these data {reason}. Set text=dict(name='none')."
         )
     try:
-        return with_text(build_network, encoder, data)
+        return check_masks(with_text(build_network, encoder, data), name, data)
     except NoText as error:
         raise ValueError(
             f"The network '{name}', as configured, does not read the text that text='{config.text.name}' encodes. {READS_TEXT}"
         ) from error
+
+
+def check_masks(network: Network, name: str, data: DataSpec) -> Network:
+    """The network, unless it reads masks that the data do not have, or the other way round.
+
+    Args:
+      network: with its text encoder.
+      name: of it, in the config.
+      data: what it is to learn.
+    """
+    reads = "pixel_mask" in network.conditions
+    if data.masked and not reads:
+        raise ValueError(
+            f"The data are images of several sizes on one canvas, with masks that the network '{name}' does not read: it "
+            "would learn the padding. Set network.masked=True with 'dit' or a preset of it, or leave mask_multiple out of the "
+            "data."
+        )
+    if reads and not data.masked:
+        raise ValueError(
+            f"The network '{name}' reads a mask of each image's pixels (masked=True), and these data have none. Set "
+            "mask_multiple in the data (sources records, folder, webdataset, tfds), or network.masked=False."
+        )
+    return network
 
 
 def make_weight(spec: Spec, data: DataSpec) -> Weight:
@@ -203,7 +226,7 @@ def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
             noise=setting.noise,
             shape=setting.shape,
             prepare=setting.network.prepare,
+            seen=setting.seen_shape,
         )
         for name, spec in config.samplers.to_dict().items()
     }
-            seen=setting.seen_shape,

@@ -1,4 +1,8 @@
-"""What samples are drawn under: every class in turn, held-out captions, prompts of the config, or real examples."""
+"""What samples are drawn under: every class in turn, held-out captions, prompts of the config, or real examples.
+
+Where examples are images smaller than their arrays, samples have the sizes of held-out ones (`pixel_mask`), and of prompts
+the data's `visible_shape`. A sampler with a shape of its own draws images that fill it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +14,7 @@ from flowjax.data.tokenizers import strictly
 from flowjax.training.run import Run
 
 CAPTION = ("tokens", "text", "text_mask", "text_pooled")  # what a batch may hold of a caption
+HELD_OUT = ("label", *CAPTION, "pixel_mask")  # what samples take from held-out examples
 Conditions = dict[str, np.ndarray]
 
 
@@ -17,14 +22,14 @@ def drawn_under(run: Run, sampler: str, count: int) -> Conditions:
     """The conditions of `count` measured samples.
 
     A sampler that reads real examples gets held-out ones. Captions are those of held-out examples, the same ones each time
-    for a seed, and repeated from the first where there are fewer. Classes come in turn.
+    for a seed, and repeated from the first where there are fewer; so are sizes. Labels come with them, or else in turn.
     """
     reads = run.method.samplers[sampler].reads
     if reads:
         return _real(run, sampler, reads, count)
     spec = run.source.spec
-    if spec.text_length:
-        return _held_out_captions(run, count)
+    if spec.text_length or spec.masked:
+        return _filling(run, sampler, _held_out(run, count))
     return {} if spec.num_classes is None else {"label": (np.arange(count) % spec.num_classes).astype(np.int32)}
 
 
@@ -33,11 +38,14 @@ def pictured_under(run: Run, sampler: str, count: int) -> Conditions:
     prompts = run.config.sample.prompts
     if not prompts or run.method.samplers[sampler].reads:
         return drawn_under(run, sampler, count)
-    return prompted(run.source, prompts, count)
+    return _filling(run, sampler, prompted(run.source, prompts, count))
 
 
 def prompted(source: Any, prompts: Sequence[str], count: int) -> Conditions:
-    """`count` samples of prompts, as many of each as can be, side by side; a label, if there is one, is left open."""
+    """`count` samples of prompts, as many of each as can be, side by side; a label, if there is one, is left open.
+
+    Images smaller than their arrays are of the data's `visible_shape`.
+    """
     if count < len(prompts):
         raise ConfigError(f"There are {len(prompts)} prompts (sample.prompts), but only {count} samples. Draw more.")
     tokenizer = getattr(source, "tokenizer", None)
@@ -47,11 +55,14 @@ def prompted(source: Any, prompts: Sequence[str], count: int) -> Conditions:
         tokens = strictly(tokenizer).encode(list(prompts))
     except ValueError as error:
         raise ConfigError(f"sample.prompts: {error}") from error
-    conditions = {"tokens": tokens}
-    if source.spec.text_channels:
+    conditions, spec = {"tokens": tokens}, source.spec
+    if spec.text_channels:
         conditions |= source.encode_text(tokens)
-    if source.spec.num_classes is not None:
-        conditions["label"] = np.full(len(tokens), source.spec.num_classes, np.int32)  # the null label
+    if spec.num_classes is not None:
+        conditions["label"] = np.full(len(tokens), spec.num_classes, np.int32)  # the null label
+    if spec.masked:
+        conditions["pixel_mask"] = np.zeros((len(tokens), *spec.shape[:2]), bool)
+        conditions["pixel_mask"][:, : spec.visible_shape[0], : spec.visible_shape[1]] = True
     return {name: value[np.arange(count) * len(prompts) // count] for name, value in conditions.items()}
 
 
@@ -73,13 +84,24 @@ def _real(run: Run, sampler: str, reads: Sequence[str], count: int) -> Condition
         raise ConfigError(
             f"Sampler '{sampler}' reads '{lacking[0]}' of real examples, which have {', '.join(sorted(real))}."
         )
-    return {name: real[name] for name in (*reads, "label", *CAPTION) if name in real}
+    return {name: real[name] for name in (*reads, *HELD_OUT) if name in real}
 
 
-def _held_out_captions(run: Run, count: int) -> Conditions:
+def _held_out(run: Run, count: int) -> Conditions:
     try:
         real = run.source.reference("test", count, run.config.seed)
     except ValueError:  # fewer of them: all, and again from the first
-        real = run.source.reference("test", None, run.config.seed)
+        try:
+            real = run.source.reference("test", None, run.config.seed)
+        except ValueError as error:
+            raise ConfigError(f"Samples are drawn under captions and sizes of held-out examples. {error}") from error
     rows = np.arange(count) % len(real["data"])
-    return {name: real[name][rows] for name in ("label", *CAPTION) if name in real}
+    return {name: real[name][rows] for name in HELD_OUT if name in real}
+
+
+def _filling(run: Run, sampler: str, conditions: Conditions) -> Conditions:
+    """The conditions with masks of the sampler's own shape, where it has one."""
+    if "pixel_mask" not in conditions or run.method.samplers[sampler].shape is None:
+        return conditions
+    shape = (len(conditions["pixel_mask"]), *run.method.samplers[sampler].shape[:2])
+    return {**conditions, "pixel_mask": np.ones(shape, bool)}

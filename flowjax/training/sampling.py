@@ -87,8 +87,11 @@ class Drawer:
 def sample_picture(samples: np.ndarray, source: Any, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
     """Samples as a person looks at them: images above their captions or in rows of a class, points beside true ones.
 
-    A sample made from a real image stands to its right: a picture of reconstructions is one of pairs.
+    A sample made from a real image stands to its right: a picture of reconstructions is one of pairs. Of images smaller
+    than their arrays only what is visible is shown.
     """
+    if "pixel_mask" in conditions:
+        samples = pictures.on_white(samples, conditions["pixel_mask"])
     if samples.ndim == 4 and "data" in conditions and conditions["data"].shape == samples.shape:
         pairs = np.stack([conditions["data"], samples], axis=1).reshape(-1, *samples.shape[1:])
         return pictures.grid(pairs, columns=2 * math.ceil(math.sqrt(len(samples) / 2)))

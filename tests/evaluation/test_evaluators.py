@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from flowjax.choices import build
+from flowjax.contract import DataSpec
 from flowjax.data import SOURCES, ArraySource
 from flowjax.evaluation import EVALUATORS
 from flowjax.evaluation.evaluators import disjoint_real_sets, quantised
@@ -189,6 +190,20 @@ def test_the_closest_pairs_are_shown_side_by_side():
     scale = picture.shape[1] // (4 * 9 + 1)
     small = picture[::scale, ::scale]
     np.testing.assert_array_equal(small[1:9, 1:9], small[1:9, 10:18])
+
+
+def test_the_closest_pairs_of_masked_images_are_shown_without_what_is_hidden():
+    mask = np.zeros((40, 4, 6), bool)
+    mask[:20, :2, :3], mask[20:, :4, :2] = True, True
+    data = np.where(mask[..., None], np.random.default_rng(0).uniform(-1, -0.5, (40, 4, 6, 1)), 0).astype(np.float32)
+    split = lambda part: {"data": data[part], "pixel_mask": mask[part]}
+    wide = ArraySource(split(slice(0, 30)), split(slice(30, 40)), DataSpec((4, 6, 1), visible_shape=(2, 3)))
+    judge = evaluator("nearest_neighbour", wide, pairs=1)
+    picture = judge.picture(wide.train["data"][:1], {"pixel_mask": wide.train["pixel_mask"][:1]})
+    scale = picture.shape[0] // 4  # the pair is 2 x 3, and so is the picture's cell
+    assert picture.shape[:2] == (4 * scale, 9 * scale)
+    small = picture[::scale, ::scale, 0]
+    assert (small[1:3, 1:4] < 70).all() and (small[1:3, 5:8] == small[1:3, 1:4]).all() and (small[3] == 255).all()
 
 
 def test_nearest_neighbours_in_features_find_what_pixels_miss(monkeypatch):

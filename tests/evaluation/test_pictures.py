@@ -29,6 +29,15 @@ def test_grid_with_labels_gives_each_class_a_row():
     assert small.tolist() == [[10, 30, 255], [0, 20, 40]]
 
 
+def test_hidden_pixels_are_white_and_what_nobody_shows_is_cut_off():
+    mask = np.zeros((2, 4, 5), bool)
+    mask[0, :3, :2], mask[1, :1, :4] = True, True
+    shown = pictures.on_white(np.zeros((2, 4, 5, 3), np.float32), mask)
+    assert shown.shape == (2, 3, 4, 3) and shown.dtype == np.float32
+    np.testing.assert_array_equal(shown[..., 0], np.where(mask, 0, 1)[:, :3, :4])
+    assert pictures.on_white(np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4), bool)).shape == (1, 1, 1, 1)
+
+
 def test_bad_grids_are_refused():
     with pytest.raises(ValueError, match="at least one image"):
         pictures.grid(np.zeros((0, 2, 2, 1)))

@@ -25,7 +25,7 @@ def test_the_mean_is_over_visible_elements_alone():
 def test_flow_matching_counts_visible_pixels_and_its_check_agrees():
     config = defaults()
     config.batch_size, config.network = COUNT, dict(name="dit", width=16, depth=1, heads=2, masked=True)
-    method = METHODS["flow_matching"](config, DataSpec(SHAPE))
+    method = METHODS["flow_matching"](config, DataSpec(SHAPE, visible_shape=(4, 4), visible_multiple=2))
     params = {"student": method.roles["student"].init(jax.random.key(0))}
     data = 2.0 + np.random.default_rng(2).normal(size=(COUNT, *SHAPE)).astype(np.float32)
     batch = dict(data=jnp.asarray(data), pixel_mask=jnp.asarray(MASK), row=jnp.arange(COUNT), mask=jnp.ones(COUNT))

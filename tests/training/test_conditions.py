@@ -31,10 +31,12 @@ def source(labels=True):
     return Captioned(arrays, arrays, spec)
 
 
-def run(source, prompts=(), reads=()):
+def run(source, prompts=(), reads=(), shape=None):
     made = Run(toy_config())
     made.config.sample.prompts = prompts
-    made.__dict__.update(source=source, method=SimpleNamespace(samplers={"default": SimpleNamespace(reads=reads)}))
+    made.__dict__.update(
+        source=source, method=SimpleNamespace(samplers={"default": SimpleNamespace(reads=reads, shape=shape)})
+    )
     return made
 
 
@@ -77,6 +79,61 @@ def test_encoded_captions_are_encoded_for_prompts_too():
     conditions = prompted(encoded, ("no dot", "a dot"), 4)
     assert set(conditions) == {"tokens", "text", "text_mask"}
     np.testing.assert_array_equal(conditions["text"][..., 0], 2.0 * conditions["tokens"])
+
+
+def masked(labels=True):
+    """Example i is an image of 2 x (i + 1) on a canvas of 4 x 6, with a caption and perhaps a label."""
+    base = source(labels)
+    mask = np.zeros((5, 4, 6), bool)
+    for row in range(5):
+        mask[row, :2, : row + 1] = True
+    arrays = {**base.test, "data": mask[..., None].astype(np.float32), "pixel_mask": mask}
+    spec = dataclasses.replace(base.spec, shape=(4, 6, 1), visible_shape=(2, 3))
+    return Captioned(arrays, arrays, spec)
+
+
+def test_samples_have_the_sizes_of_held_out_images_and_prompts_a_usual_one():
+    canvas = masked()
+    conditions = drawn_under(run(canvas), "default", 7)
+    assert set(conditions) == {"tokens", "label", "pixel_mask"}
+    for value in conditions.values():
+        np.testing.assert_array_equal(value[5:], value[:2])
+    for tokens, label, mask in zip(*(conditions[name] for name in ("tokens", "label", "pixel_mask"))):
+        row = int((canvas.test["tokens"] == tokens).all(axis=1).argmax())  # all of one example
+        assert label == canvas.test["label"][row] and mask.sum() == 2 * (row + 1)
+    prompt = pictured_under(run(canvas, ("no dot",)), "default", 2)["pixel_mask"]
+    assert prompt[:, :2, :3].all() and prompt.sum() == 12
+    wordless = dataclasses.replace(canvas, spec=DataSpec((4, 6, 1), 2, visible_shape=(2, 3)))
+    assert drawn_under(run(wordless), "default", 3)["pixel_mask"].shape == (3, 4, 6)
+
+
+def test_a_sampler_with_a_shape_of_its_own_draws_images_that_fill_it():
+    for prompts in ((), ("no dot",)):
+        made = run(masked(), prompts, shape=(8, 2, 1))
+        assert pictured_under(made, "default", 3)["pixel_mask"].shape == (3, 8, 2)
+        assert pictured_under(made, "default", 3)["pixel_mask"].all()
+    assert "pixel_mask" not in drawn_under(run(source(), shape=(8, 2, 1)), "default", 3)
+
+
+def test_without_held_out_examples_there_is_nothing_to_draw_under():
+    def reference(split, count=None, seed=0):
+        raise ValueError("The split 'test' is empty.")
+
+    empty = SimpleNamespace(spec=masked().spec, reference=reference)
+    with pytest.raises(ConfigError, match="of held-out examples. The split 'test' is empty"):
+        drawn_under(run(empty), "default", 3)
+
+
+def test_pictures_show_what_is_visible_alone():
+    canvas = masked(labels=False)
+    conditions = {"pixel_mask": canvas.test["pixel_mask"][[0, 3]]}
+    shown = sample_picture(np.full((2, 4, 6, 1), -1, np.float32), canvas, conditions)
+    scale = shown.shape[0] // 4  # two images of 2 x 4 with lines of one pixel around them
+    assert shown.shape[:2] == (4 * scale, 11 * scale)
+    black = (shown[::scale, ::scale, 0] < 128).astype(int)
+    expected = np.zeros((4, 11), int)
+    expected[1:3, 1:2], expected[1:3, 6:10] = 1, 1
+    np.testing.assert_array_equal(black, expected)
 
 
 @pytest.mark.parametrize(
