@@ -105,6 +105,8 @@ def _check_captions(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
     wanted = {"tokens": ((length,), np.int32)} if spec.vocabulary else {}
     if channels:
         wanted = {"text": ((length, channels), np.float32), "text_mask": ((length,), np.bool_)}
+    if spec.pooled_channels:
+        wanted["text_pooled"] = ((spec.pooled_channels,), np.float32)
     for name, (shape, kind) in wanted.items():
         if name not in batch:
             kinds = "vectors" if channels else "token ids"

@@ -8,7 +8,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from flowjax.choices import build
+from flowjax.choices import Spec, build
 from flowjax.contract import DataSpec
 from flowjax.data import draws
 from flowjax.data.caches import Cache, CacheError, open_cache
@@ -169,13 +169,15 @@ def _spec(spec: DataSpec, arrays: Mapping[str, Any]) -> DataSpec:
     if "text" in arrays:
         length, channels = arrays["text"].shape[1:]
         spec = dataclasses.replace(spec, text_length=length, text_channels=channels, vocabulary=0)
+    if "text_pooled" in arrays:
+        spec = dataclasses.replace(spec, pooled_channels=arrays["text_pooled"].shape[1])
     if "features" in arrays:
         spec = dataclasses.replace(spec, feature_shape=tuple(arrays["features"].shape[1:]))
     return spec
 
 
 def cached(
-    folder: str, source: dict, encoder: dict | None = None, seed: int = 0, total_steps: int | None = None
+    folder: str, source: Spec, encoder: Spec | None = None, seed: int = 0, total_steps: int | None = None
 ) -> ArraySource | RecordSource | JoinedSource:
     """A source read through the cache of an encoder (flowjax/data/caches.py), which must be of this very source.
 

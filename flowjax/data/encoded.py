@@ -1,18 +1,20 @@
 r"""Captions encoded by a frozen text encoder on the way to the batch.
 
-    source: data, tokens  ->  captions as text  ->  the encoder's own word pieces  ->  text, text_mask
+    source: data, tokens  ->  captions as text  ->  the encoder's own word pieces  ->  text, text_mask, text_pooled
 
 A caption is encoded once and then remembered, so the first pass over a data set of some thousand captions pays for the
 encoder and every other pass is a look-up. The encoder runs on the host's processor, in pieces of one size, beside the
 training that it feeds; what it makes of a caption does not depend on the captions around it, so batches are a function
 of (seed, step) as before. For sets too large to be remembered, flowjax/data/caches.py keeps vectors on disk.
 
+`text_pooled`, which is optional, is one vector for the whole caption: the mean of those of its word pieces, scaled to unit
+length, as MiniLM compares sentences. An empty caption has a vector of zeros, like one that is dropped for guidance.
+
 The source's own ids stay in the batch as `tokens`: the network does not read them, pictures and evaluators do.
 """
 
 import collections
 import dataclasses
-import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,11 +24,11 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from flowjax.choices import build
+from flowjax.choices import Spec, build
 from flowjax.contract import DataSpec
 from flowjax.data.fingerprints import plain_hash, source_fingerprint, tree_hash
 from flowjax.data.tokenizers import Tokenizer, make_tokenizer
-from flowjax.models.text.minilm import TOKENIZER, encode_tokens, load_minilm, minilm_folder
+from flowjax.models.text.minilm import TOKENIZER, encode_tokens, load_minilm, minilm_folder, sentence_vectors
 
 PIECE = 32  # captions that are encoded in one call
 
@@ -35,25 +37,37 @@ class CaptionTable:
     """Captions to vectors, each encoded when it is first asked for; of more than `most`, the oldest are forgotten."""
 
     def __init__(
-        self, tokenizer: Tokenizer, encode: Callable[[np.ndarray], tuple[Any, Any]], channels: int, most: int = 16_384
+        self,
+        tokenizer: Tokenizer,
+        encode: Callable[[np.ndarray], tuple[Any, ...]],
+        channels: int,
+        most: int = 16_384,
+        pooled_channels: int = 0,
     ):
         """Args:
         tokenizer: captions to the encoder's ids, 0 for padding.
-        encode: ids [PIECE, length] -> vectors [PIECE, length, channels] and their mask.
+        encode: ids [PIECE, length] -> vectors [PIECE, length, channels] and their mask; with pooled_channels also a vector
+          [PIECE, pooled_channels] for each whole caption.
         channels: the size of a vector.
         most: how many captions are remembered.
+        pooled_channels: the size of the vector of a whole caption, 0 for none.
         """
-        self.tokenizer, self.channels, self._encode, self._most = tokenizer, channels, encode, most
-        self._known: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict()
+        self.tokenizer, self.channels, self.pooled_channels = tokenizer, channels, pooled_channels
+        self._encode, self._most = encode, most
+        self._known: collections.OrderedDict[str, tuple[np.ndarray, ...]] = collections.OrderedDict()
         self._lock = threading.Lock()  # grain may ask from several threads
 
     def __len__(self) -> int:
         return len(self._known)
 
     def __call__(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
-        """`text` float32 [n, length, channels] and `text_mask` bool [n, length]; an empty caption is hidden whole."""
+        """`text` float32 [n, length, channels] and `text_mask` bool [n, length]; an empty caption is hidden whole.
+
+        With pooled_channels also `text_pooled` float32 [n, pooled_channels].
+        """
         text = np.zeros((len(captions), self.tokenizer.length, self.channels), np.float32)
         mask = np.zeros(text.shape[:2], bool)
+        pooled = np.zeros((len(captions), self.pooled_channels), np.float32)
         with self._lock:
             found = {caption: self._known[caption] for caption in set(captions) if caption in self._known}
             missing = sorted({caption for caption in captions if caption and caption not in found})
@@ -66,20 +80,26 @@ class CaptionTable:
                 self._known.popitem(last=False)
         for row, caption in enumerate(captions):
             if caption:
-                vectors = found[caption]
+                vectors, *whole = found[caption]
                 text[row, : len(vectors)], mask[row, : len(vectors)] = vectors, True
-        return {"text": text, "text_mask": mask}
+                if whole:
+                    pooled[row] = whole[0]
+        return {"text": text, "text_mask": mask, **({"text_pooled": pooled} if self.pooled_channels else {})}
 
-    def _encoded(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
+    def _encoded(self, captions: Sequence[str]) -> dict[str, tuple[np.ndarray, ...]]:
+        """Caption -> the vectors of its word pieces, and of all of it where such are asked for."""
         tokens = np.zeros((PIECE, self.tokenizer.length), np.int32)
         tokens[: len(captions)] = self.tokenizer.encode(captions)
-        vectors = np.asarray(self._encode(tokens)[0])
-        return {caption: np.array(rows[ids != 0]) for caption, rows, ids in zip(captions, vectors, tokens)}
+        vectors, _, *whole = map(np.asarray, self._encode(tokens))
+        return {
+            caption: (np.array(vectors[row][tokens[row] != 0]), *(np.array(array[row]) for array in whole))
+            for row, caption in enumerate(captions)
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedSource:
-    """A captioned source whose batches hold `text` and `text_mask` as well; whatever else it offers is offered on.
+    """A captioned source whose batches hold what a CaptionTable says as well; whatever else it offers is offered on.
 
     Attributes:
       source: with captions as token ids, and a tokenizer that reads them back.
@@ -104,7 +124,7 @@ class EncodedSource:
         return self.source.size
 
     def encode_text(self, tokens: Int[np.ndarray, "n l"]) -> dict[str, np.ndarray]:
-        """`text` and `text_mask` of captions given as the source's ids: of prompts, for one."""
+        """What the table says of captions given as the source's ids: of prompts, for one."""
         return self.table(self.source.tokenizer.decode(np.asarray(tokens)))
 
     def _with_text(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -118,12 +138,22 @@ class EncodedSource:
         """The source's real examples, with encoded captions."""
         return self._with_text(dict(self.source.reference(split, count, seed)))
 
+    @property
+    def examples(self) -> Callable[..., Any]:
+        """Reads examples as they are stored, with encoded captions; absent where the source cannot."""
+        read = self.source.examples
+        if self.size is None:  # nothing is stored, and what goes by this name is the source's own affair
+            return read
+        return lambda split, first, last: self._with_text(dict(read(split, first, last)))
+
     def fingerprint(self) -> str:
         """Of the source and the encoder."""
         return plain_hash(source=source_fingerprint(self.source), encoder=self.encoder)
 
 
-def with_minilm(source: Any, parameters: PyTree, tokenizer: Tokenizer, most: int = 16_384) -> EncodedSource:
+def with_minilm(
+    source: Any, parameters: PyTree, tokenizer: Tokenizer, most: int = 16_384, pooled: bool = False
+) -> EncodedSource:
     """A captioned source with MiniLM's vectors of its captions.
 
     Args:
@@ -131,6 +161,7 @@ def with_minilm(source: Any, parameters: PyTree, tokenizer: Tokenizer, most: int
       parameters: of the encoder, as load_minilm gives them.
       tokenizer: the encoder's word pieces; its length is the number of vectors of a caption.
       most: captions that are remembered; a vector takes 1.5 kB.
+      pooled: whether there is a vector for each whole caption as well.
     """
     if getattr(source, "tokenizer", None) is None or not source.spec.vocabulary:
         raise ValueError(
@@ -144,19 +175,29 @@ def with_minilm(source: Any, parameters: PyTree, tokenizer: Tokenizer, most: int
     except RuntimeError:  # JAX was told to use an accelerator only
         device = jax.local_devices()[0]
     parameters = jax.device_put(parameters, device)
-    program = jax.jit(functools.partial(encode_tokens, heads=heads))
+
+    @jax.jit
+    def program(parameters, tokens):
+        text, mask = encode_tokens(parameters, tokens, heads=heads)
+        return (text, mask, sentence_vectors(text, mask)) if pooled else (text, mask)
+
     encode = lambda tokens: program(parameters, jax.device_put(tokens, device))
-    spec = dataclasses.replace(source.spec, text_length=tokenizer.length, vocabulary=0, text_channels=channels)
-    digest = plain_hash(parameters=tree_hash(parameters), tokenizer=tokenizer.fingerprint())
-    return EncodedSource(source, CaptionTable(tokenizer, encode, channels, most), spec, digest)
+    whole = channels if pooled else 0
+    spec = dataclasses.replace(
+        source.spec, text_length=tokenizer.length, vocabulary=0, text_channels=channels, pooled_channels=whole
+    )
+    facts = dict(parameters=tree_hash(parameters), tokenizer=tokenizer.fingerprint())
+    digest = plain_hash(**facts, **({"pooled": True} if pooled else {}))
+    return EncodedSource(source, CaptionTable(tokenizer, encode, channels, most, whole), spec, digest)
 
 
 def encoded(
-    source: dict,
+    source: Spec,
     encoder: str = "minilm",
     folder: str = "",
     text_length: int = 32,
     most: int = 16_384,
+    pooled: bool = False,
     seed: int = 0,
     total_steps: int | None = None,
 ) -> EncodedSource:
@@ -168,6 +209,8 @@ def encoded(
       folder: with its model.safetensors and tokenizer.json; where published weights lie on this machine, unless given.
       text_length: word pieces of a caption, the two marks included; longer captions are cut.
       most: captions that are remembered.
+      pooled: a vector for each whole caption as well, `text_pooled`, which network 'mmdit' reads in the place of the mean of
+        the others.
       seed: of the run, for sources that take it.
       total_steps: the length of the run, likewise.
     """
@@ -178,4 +221,4 @@ def encoded(
     inner = build("data source", source, SOURCES, seed=seed, total_steps=total_steps)
     place = minilm_folder(folder)
     pieces = make_tokenizer(dict(name="wordpiece", file=str(place / TOKENIZER), length=text_length))
-    return with_minilm(inner, load_minilm(str(place)), pieces, most)
+    return with_minilm(inner, load_minilm(str(place)), pieces, most, pooled)

@@ -24,7 +24,7 @@ from flowjax.data.fingerprints import plain_hash, source_fingerprint
 from flowjax.data.sources import check_split, endless
 from flowjax.data.turns import Turns, WeightSchedule, make_schedule
 
-SHARED = ("num_classes", "text_length", "vocabulary", "text_channels", "masked")
+SHARED = ("num_classes", "text_length", "vocabulary", "text_channels", "pooled_channels", "masked")
 
 
 def child_seed(seed: int, index: int) -> int:

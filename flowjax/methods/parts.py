@@ -118,6 +118,11 @@ def make_network(config: ConfigDict, data: DataSpec) -> Network:
         network = build_network(data)
         if data.text_channels and not ignored and "text" not in network.conditions:
             raise ValueError(f"The data have captions, which the network '{name}' does not read. {READS_TEXT}")
+        if data.pooled_channels and not ignored and "text_pooled" not in network.conditions:
+            raise ValueError(
+                f"The data have a vector for each whole caption (text_pooled), which the network '{name}' does not read. "
+                "Leave out `pooled` where captions are encoded, or use network 'mmdit'."
+            )
         return check_masks(network, name, data)
     if not data.vocabulary:
         reason = "come encoded" if data.text_channels else "are not there"

@@ -57,7 +57,13 @@ def prompted(source: Any, prompts: Sequence[str], count: int) -> Conditions:
         raise ConfigError(f"sample.prompts: {error}") from error
     conditions, spec = {"tokens": tokens}, source.spec
     if spec.text_channels:
-        conditions |= source.encode_text(tokens)
+        encode = getattr(source, "encode_text", None)
+        if encode is None:
+            raise ConfigError(
+                "sample.prompts are set, but the captions of these data were encoded beforehand, and nothing here encodes "
+                "others. Use data source 'encoded', or leave sample.prompts at ()."
+            )
+        conditions |= encode(tokens)
     if spec.num_classes is not None:
         conditions["label"] = np.full(len(tokens), spec.num_classes, np.int32)  # the null label
     if spec.masked:

@@ -1,5 +1,7 @@
 """Every way a batch can be wrong has its own message."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -35,9 +37,17 @@ def encoded():
     return {**good(), "text": np.zeros((4, 3, 5), np.float32), "text_mask": np.zeros((4, 3), bool)}
 
 
+POOLED = dataclasses.replace(ENCODED, pooled_channels=2)
+
+
+def pooled():
+    return {**encoded(), "text_pooled": np.zeros((4, 2), np.float32)}
+
+
 def test_captions_as_ids_or_encoded_pass():
     check_batch(captioned(), TOKENS)
     check_batch(encoded(), ENCODED)
+    check_batch(pooled(), POOLED)
     check_batch({**captioned(), **encoded()}, ENCODED)  # the ids may stay, for captions under pictures
 
 
@@ -57,6 +67,8 @@ def test_captions_as_ids_or_encoded_pass():
         ({**captioned(), "tokens": np.full((4, 3), -1, np.int32)}, TOKENS, "run from -1"),
         ({**encoded(), "text": np.zeros((4, 3, 4), np.float32)}, ENCODED, r"float32\[examples, 3, 5\]"),
         ({**encoded(), "text_mask": np.zeros((4, 3), np.float32)}, ENCODED, r"bool\[examples, 3\]"),
+        (encoded(), POOLED, "the batch has no 'text_pooled'"),
+        ({**pooled(), "text_pooled": np.zeros((4, 3), np.float32)}, POOLED, r"float32\[examples, 2\]"),
     ],
 )
 def test_wrong_captions(batch, spec, message):

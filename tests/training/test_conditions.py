@@ -124,6 +124,12 @@ def test_without_held_out_examples_there_is_nothing_to_draw_under():
         drawn_under(run(empty), "default", 3)
 
 
+def test_prompts_of_captions_that_were_encoded_beforehand_are_refused():
+    spec = DataSpec((4, 4, 1), text_length=4, text_channels=1)
+    with pytest.raises(ConfigError, match="encoded beforehand.*Use data source 'encoded'"):
+        prompted(SimpleNamespace(spec=spec, tokenizer=TOKENIZER), ("no dot",), 4)
+
+
 def test_pictures_show_what_is_visible_alone():
     canvas = masked(labels=False)
     conditions = {"pixel_mask": canvas.test["pixel_mask"][[0, 3]]}
