@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 from ml_collections import ConfigDict
 
-from flowjax.arrays import example_keys, uniform_rows
+from flowjax.arrays import example_keys, keep_visible, uniform_rows
 from flowjax.choices import Spec, build
 from flowjax.config import defaults
 from flowjax.contract import RESERVED, Batch, DataSpec, Role, Sampler, Track
@@ -181,6 +181,8 @@ def draw(setting: Setting, batch: Batch, key: Key[Array, ""], label_dropout: flo
     noise = batch.get("noise")
     if noise is None:
         noise = setting.noise.sample(example_keys(key_noise, rows), batch["data"].shape[1:])
+    # Outside an image all is zero then: points, targets and what a masked network predicts, and so the error of any loss.
+    noise = keep_visible(noise, batch.get("pixel_mask"))
     cond = {name: array for name, array in batch.items() if name not in RESERVED}
     dropped = uniform_rows(example_keys(key_label, rows)) < label_dropout
     cond = setting.network.drop(cond, dropped)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from flowjax.arrays import mean_per_example
 from flowjax.config import defaults
@@ -39,3 +40,35 @@ def test_flow_matching_counts_visible_pixels_and_its_check_agrees():
     # The closed form of the first loss has E x1^2 of visible pixels; padding of 100 would make it 10^4.
     result = method.checks["zero_network_loss"](params, padded, jax.random.key(2))
     assert result.passed and "closed form" in result.detail, result.detail
+
+
+# A plain squared error: under the weight of MeanFlow every loss would be about one.
+@pytest.mark.parametrize("name, plain", [("flow_matching", {}), ("mean_flow", {"power": 0.0})])
+def test_an_image_on_a_canvas_has_the_loss_that_it_has_alone(name, plain):
+    config = defaults()
+    options = dict(width=16, depth=1, heads=2, position="rope", two_times=name == "mean_flow")
+    draw = np.random.default_rng(3)
+    image, noise = (draw.normal(size=(COUNT, 4, 6, 2)).astype(np.float32) for _ in range(2))
+    place = lambda x, beside: np.pad(x, ((0, 0), (0, 4), (0, 2), (0, 0)), constant_values=beside)
+    rows = dict(row=jnp.arange(COUNT), mask=jnp.ones(COUNT))
+    mask = jnp.asarray(place(np.ones((COUNT, 4, 6, 1), bool), False)[..., 0])
+    whole = dict(rows, data=place(image, 0), noise=place(noise, 7), pixel_mask=mask)  # noise is drawn everywhere
+    values, params = [], None
+    for data, batch, masked in (
+        (DataSpec((4, 6, 2)), dict(rows, data=image, noise=noise), False),
+        (DataSpec((8, 8, 2), visible_shape=(4, 6), visible_multiple=2), whole, True),
+    ):
+        config.batch_size, config.network = COUNT, dict(name="dit", masked=masked, **options)
+        method = METHODS[name](config, data, **plain)
+        params = params or shaken(method.roles["student"].init(jax.random.key(0)))
+        loss = jax.jit(next(iter(method.phases.values())).loss)
+        values.append(loss({"student": params}, batch, jax.random.key(1))[0])
+    np.testing.assert_allclose(*values, rtol=2e-4)
+    assert float(values[0].std()) > 1e-3
+
+
+def shaken(tree):
+    """Parameters with nothing at zero, where layers start: there a network predicts zero whatever it is."""
+    leaves, structure = jax.tree.flatten(tree)
+    draw = np.random.default_rng(4)
+    return jax.tree.unflatten(structure, [x + 0.2 * draw.normal(size=x.shape).astype(np.float32) for x in leaves])
