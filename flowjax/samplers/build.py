@@ -139,7 +139,7 @@ def make_parts(
     if denoise is None:  # samples are to be clean: a grid that ends at some noise is followed by E[x1 | x]
         noise_left = float(path.sigma(jnp.asarray(grid[-1], jnp.float32))) > 1e-6
         denoise = noise_left and getattr(stepper, "last_step", None) != "tweedie"
-    return SamplerParts(stepper, grid, guidance, spec["role"], denoise, spec, shape, guidance.space or prediction, path)
+    return SamplerParts(stepper, grid, guidance, spec["role"], denoise, spec, shape, prediction, path)
 
 
 def drawn_shape(spec: Mapping[str, Any], data: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -38,11 +38,14 @@ class Field:
         where the step goes.
       prediction: what `predict` returns, one of flowjax.paths.predictions.PREDICTIONS.
       path: the path on which x lies.
+      network: what the network itself outputs, where guidance has turned that into another kind: it decides what is
+        determined at the ends of the path.
     """
 
     predict: Callable[..., Any]
     prediction: str
     path: GaussianPath
+    network: str | None = None
 
     def evaluate(
         self,
@@ -101,9 +104,11 @@ class MemoryField:
       prediction: what `predict` returns.
       path: the path on which x lies.
       init: x -> the memory before the first evaluation.
+      network: as of Field.
     """
 
     predict: Callable[..., Any]
     prediction: str
     path: GaussianPath
     init: Callable[[Any], Any]
+    network: str | None = None

@@ -181,5 +181,5 @@ def guide(
         return jnp.where(expand_to(active, guided), guided, followed_value), memory
 
     if guidance.init is None:
-        return Field(lambda x, t, *to: predict(x, t, (), *to)[0], space, path)
-    return MemoryField(predict, space, path, guidance.init)
+        return Field(lambda x, t, *to: predict(x, t, (), *to)[0], space, path, prediction)
+    return MemoryField(predict, space, path, guidance.init, prediction)

@@ -72,7 +72,7 @@ class OneStep:
 
 def ends_in_euler(stepper: Stepper, field: Any, end: float) -> Stepper:
     """The finish of steppers that evaluate at t_next: Euler where no velocity is determined at the end."""
-    return stepper if determined(field.path, field.prediction, end) else Euler()
+    return stepper if determined(field.path, field.network or field.prediction, end) else Euler()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,6 +72,14 @@ def test_predictions_that_are_singular_at_an_end(prediction):
     assert built.description["start"] == (0.005 if prediction == "noise" else 0.0)
 
 
+def test_guidance_in_velocity_of_a_data_prediction_ends_where_the_network_is_determined():
+    spec = {"name": "heun", "steps": 8, "guidance": {"name": "cfg_zero_star", "scale": 1.5}}
+    built = sampler(spec, prediction="data")
+    samples = built.draw({"ema": 0.0}, {"shift": jnp.zeros(16)}, KEYS[:16])
+    assert np.isfinite(samples).all()
+    assert built.description["nfe"] == 2 * 15  # the last step is one of Euler's
+
+
 @pytest.mark.parametrize("name", ["sde", "predictor_corrector", "edm_stochastic", "dopri5"])
 def test_sample_depends_on_its_own_key(name):
     spec = {"name": name} if name not in STEPPERS else {"name": name, "steps": 8}
