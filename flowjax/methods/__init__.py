@@ -1,7 +1,13 @@
 """Training algorithms: each reads a config, wires networks to losses and returns a contract.Method."""
 
 from flowjax.methods.autoencoder import autoencoder
+from flowjax.methods.direct import direct
 from flowjax.methods.flow_matching import flow_matching
 from flowjax.methods.mean_flow import mean_flow
 
-METHODS = {"flow_matching": flow_matching, "autoencoder": autoencoder, "mean_flow": mean_flow}
+METHODS = {
+    "flow_matching": flow_matching,
+    "autoencoder": autoencoder,
+    "mean_flow": mean_flow,
+    "direct": direct,
+}
