@@ -11,12 +11,30 @@ from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_v
 
 JUMPS = dict(name="flow_map", grid=dict(name="uniform"), role="ema")
 STEPS = {"default": 1, "two": 2, "four": 4}
-# method -> what it changes: config key -> value. `samplers` names the sampler of its students.
+ONE = {"default": 1}
+EULER = dict(name="euler", grid=dict(name="uniform"), role="ema")
+TEACHER = dict(name="mixture")  # with the weights of the data
+# method -> what it changes: config key -> value. `samplers` is the sampler of its students and `steps` what it is asked for.
 STUDENTS = {
     "mean_flow": {
         "method": dict(name="mean_flow"),
         "network.two_times": True,
         "time": dict(name="logit_normal", mean=-0.4),
+        "samplers": JUMPS,
+    },
+    "direct": {
+        "method": dict(name="direct", teacher=TEACHER),
+        "samplers": EULER,
+        "steps": ONE,
+    },
+    "progressive": {
+        "method": dict(name="progressive", teacher=TEACHER, first_steps=64),
+        "samplers": EULER,
+        "steps": ONE,
+    },
+    "direct_map": {
+        "method": dict(name="direct", teacher=TEACHER),
+        "network.two_times": True,
         "samplers": JUMPS,
     },
 }
@@ -40,10 +58,12 @@ def get_config(argument: str = "") -> ConfigDict:
     config.evaluation = dict(count=5_000, batch_size=5_000)
     config.evaluators = dict(sliced_w2=dict(name="sliced_w2"), mode_weights=dict(name="mode_weights"))
     changes = dict(choose("method", options.method, STUDENTS))
-    jumper = changes.pop("samplers")
-    config.samplers = {name: dict(jumper, steps=steps) for name, steps in STEPS.items()}
+    jumper, asked = changes.pop("samplers"), changes.pop("steps", STEPS)
+    config.samplers = {name: dict(jumper, steps=steps) for name, steps in asked.items()}
     for key, value in changes.items():
         set_value(config, key, value)
+    if "teacher" in config.method:
+        config.method.teacher = dict(config.method.teacher, weights=options.weights)
     if options.tiny:
         config.name += "_tiny"
         config.steps = 60

@@ -4,10 +4,12 @@ from flowjax.methods.autoencoder import autoencoder
 from flowjax.methods.direct import direct
 from flowjax.methods.flow_matching import flow_matching
 from flowjax.methods.mean_flow import mean_flow
+from flowjax.methods.progressive import progressive
 
 METHODS = {
     "flow_matching": flow_matching,
     "autoencoder": autoencoder,
     "mean_flow": mean_flow,
     "direct": direct,
+    "progressive": progressive,
 }

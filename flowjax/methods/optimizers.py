@@ -1,6 +1,7 @@
 """Optimizers from a config spec: an optax chain (clip, update rule, schedule) and the schedule for the logs."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -16,6 +17,9 @@ class Optimizer:
 
     tx: optax.GradientTransformation
     learning_rate: Callable
+
+
+Steps = int | tuple[int, ...]  # of a run, or of each of its stages: the schedule begins anew with every stage
 
 
 def _learning_rate(peak: float, warmup_steps: int, decay: str, total_steps: int, final_fraction: float) -> Callable:
@@ -50,13 +54,17 @@ def _learning_rate(peak: float, warmup_steps: int, decay: str, total_steps: int,
 def _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm) -> Optimizer:
     if clip_norm is not None and clip_norm <= 0:
         raise ValueError(f"clip_norm is {clip_norm}; it must be positive, or None for no clipping.")
-    schedule = _learning_rate(learning_rate, warmup_steps, decay, total_steps, final_fraction)
+    stages = (total_steps,) if isinstance(total_steps, int) else total_steps
+    schedules = [_learning_rate(learning_rate, warmup_steps, decay, steps, final_fraction) for steps in stages]
+    schedule = (
+        optax.join_schedules(schedules, list(itertools.accumulate(stages))[:-1]) if schedules[1:] else schedules[0]
+    )
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     return Optimizer(optax.chain(*clip, rule(schedule)), schedule)
 
 
 def adam(
-    total_steps: int,
+    total_steps: Steps,
     learning_rate: float = 1e-3,
     warmup_steps: int = 0,
     decay: str = "constant",
@@ -78,7 +86,7 @@ def adam(
 
 
 def sgd(
-    total_steps: int,
+    total_steps: Steps,
     learning_rate: float = 1e-2,
     warmup_steps: int = 0,
     decay: str = "constant",
@@ -92,7 +100,7 @@ def sgd(
 
 
 def muon(
-    total_steps: int,
+    total_steps: Steps,
     learning_rate: float = 1e-2,
     warmup_steps: int = 0,
     decay: str = "constant",
@@ -109,7 +117,7 @@ def muon(
     `vector_rate` times the learning rate. The step of a matrix does not shrink with its gradient: let the rate decay.
 
     Args:
-      total_steps: of the run, for the decay.
+      total_steps: of the run, or of each of its stages, for the decay.
       learning_rate: of matrices; a step of a matrix has singular values of about this times sqrt(max(1, outputs / inputs)).
       warmup_steps: linear warm-up from 0.
       decay: constant, cosine, linear or inverse_sqrt.
@@ -147,6 +155,11 @@ def _matrices(tree):
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "muon": muon, "sgd": sgd}
 
 
-def make_optimizer(spec: Spec, total_steps: int) -> Optimizer:
-    """Builds an optimizer from its spec, for example dict(name='adam', learning_rate=1e-3, decay='cosine')."""
+def make_optimizer(spec: Spec, total_steps: Steps) -> Optimizer:
+    """Builds an optimizer from its spec, for example dict(name='adam', learning_rate=1e-3, decay='cosine').
+
+    Args:
+      spec: one of OPTIMIZERS and its options.
+      total_steps: of the run, or of each of its stages: warm-up and decay then begin anew with every stage.
+    """
     return build("optimizer", spec, OPTIMIZERS, total_steps=total_steps)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from flowjax.arrays import example_keys, keep_visible, uniform_rows
 from flowjax.choices import Spec, build
 from flowjax.config import defaults
-from flowjax.contract import RESERVED, Batch, DataSpec, Role, Sampler, Track
+from flowjax.contract import RESERVED, Batch, DataSpec, Rate, Role, Sampler, Track
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.models import NETWORKS
 from flowjax.models.ema import EMAS
@@ -206,13 +206,25 @@ def refuse_unread(config: ConfigDict, names: Sequence[str], method: str) -> None
             )
 
 
-def average_roles(config: ConfigDict, source: str = "student") -> dict[str, Role]:
-    """One tracked role for each entry of config.ema: it starts as a copy of the source and follows it."""
+def average_roles(config: ConfigDict, source: str = "student", begins: Sequence[int] = (0,)) -> dict[str, Role]:
+    """One tracked role for each entry of config.ema: it starts as a copy of the source and follows it.
+
+    Args:
+      config: ema, batch_size.
+      source: the role that is averaged.
+      begins: the steps at which the averages begin anew, as if the run began there: those of stages with other targets.
+    """
     roles = {}
     for name, spec in config.ema.items():
         rate = build("ema", spec, EMAS, batch_size=config.batch_size)
-        roles[name] = Role(copy_of=source, track=Track(source, rate))
+        roles[name] = Role(copy_of=source, track=Track(source, rate if len(begins) == 1 else _anew(rate, begins)))
     return roles
+
+
+def _anew(rate: Rate, begins: Sequence[int]) -> Rate:
+    """A rate whose step counts from the last of `begins`."""
+    begins = jnp.asarray(begins, jnp.int32)
+    return lambda step: rate(step - jnp.max(jnp.where(begins <= step, begins, 0)))
 
 
 def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:

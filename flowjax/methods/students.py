@@ -1,6 +1,7 @@
 """What methods that shorten sampling share: a student with its setting, its teacher and its averages, and draws of times."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,7 @@ def make_student(
     teacher: Spec | None = None,
     start: str = "fresh",
     two_times: bool = False,
+    stages: tuple[int, ...] = (),
 ) -> Student:
     """Builds what a distillation method begins with.
 
@@ -55,6 +57,7 @@ def make_student(
       teacher: spec of methods/teacher.py, or None.
       start: 'teacher' or 'fresh'.
       two_times: whether the method needs a network of two times.
+      stages: how many steps each stage of the run has, where it has several: learning rate and averages begin anew with each.
     """
     setting = make_setting(config, data, prediction)
     if setting.network.two_times != two_times:
@@ -65,14 +68,15 @@ def make_student(
     master = None if teacher is None else make_teacher(teacher, data, setting)
     if master is None and start == "teacher":
         raise ValueError(f"method.start is 'teacher', but the method '{method}' was given none. Set method.teacher.")
-    begins = {"init": setting.network.init}
+    origin = {"init": setting.network.init}
     if master is not None:
-        begins = student_start(start, master, setting.network, config.seed)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    roles = {"student": Role(**begins, tx=optimizer.tx, learning_rate=optimizer.learning_rate)}
+        origin = student_start(start, master, setting.network, config.seed)
+    optimizer = make_optimizer(config.optimizer, stages or config.steps)
+    begins = (0, *itertools.accumulate(stages[:-1]))
+    roles = {"student": Role(**origin, tx=optimizer.tx, learning_rate=optimizer.learning_rate)}
     if master is not None:
         roles["teacher"] = master.role
-    return Student(setting, master, {**roles, **average_roles(config)})
+    return Student(setting, master, {**roles, **average_roles(config, begins=begins)})
 
 
 def second_times(
