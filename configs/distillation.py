@@ -32,6 +32,36 @@ STUDENTS = {
         "samplers": EULER,
         "steps": ONE,
     },
+    "reflow": {
+        "method": dict(name="reflow", teacher=TEACHER),
+        "time": dict(name="u_shaped"),
+        "samplers": EULER,
+    },
+    "rectified_flow_pp": {
+        "method": dict(
+            name="reflow",
+            teacher=TEACHER,
+            real=0.5,
+            distance=dict(name="pseudo_huber", width=0.01),
+            perceptual=dict(name="squared"),
+            perceptual_weight=0.1,
+        ),
+        "time": dict(name="u_shaped", high=0.999),
+        "weight": dict(name="ramp"),
+        "samplers": EULER,
+    },
+    "rectified_diffusion": {
+        "method": dict(name="reflow", teacher=TEACHER, prediction="data"),
+        "path": dict(name="trigonometric"),
+        "time": dict(name="u_shaped", high=0.999),
+        "samplers": dict(EULER, name="ddim"),
+    },
+    "annealed_reflow": {
+        "method": dict(name="reflow", teacher=TEACHER, annealing=dict(name="cosine", steps=10_000)),
+        "network.width": 128,
+        "time": dict(name="u_shaped"),
+        "samplers": EULER,
+    },
     "direct_map": {
         "method": dict(name="direct", teacher=TEACHER),
         "network.two_times": True,

@@ -5,6 +5,7 @@ from flowjax.methods.direct import direct
 from flowjax.methods.flow_matching import flow_matching
 from flowjax.methods.mean_flow import mean_flow
 from flowjax.methods.progressive import progressive
+from flowjax.methods.reflow import reflow
 
 METHODS = {
     "flow_matching": flow_matching,
@@ -12,4 +13,5 @@ METHODS = {
     "mean_flow": mean_flow,
     "direct": direct,
     "progressive": progressive,
+    "reflow": reflow,
 }

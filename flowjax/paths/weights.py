@@ -16,6 +16,7 @@ the same whatever the network predicts and whatever the loss is measured in. Wit
 | edm           | data     | (sigma^2 + s^2) / (sigma s)^2         | Karras et al. 2022, sigma: noise-to-signal  |
 | sigmoid       | noise    | sigmoid(bias - ln SNR) d(ln SNR) / dt | Kingma & Gao 2023, Hoogeboom et al. 2024    |
 | cosmap        | velocity | 2 / (pi (t^2 + (1 - t)^2))            | the density of the cosmap times as a weight |
+| ramp          | velocity | t                                     | Lee et al. 2024, for reflowed pairs         |
 """
 
 import dataclasses
@@ -105,6 +106,11 @@ def cosmap() -> Weight:
     return Weight("cosmap", "velocity", lambda path, t: 2.0 / (math.pi * (t**2 + (1.0 - t) ** 2)))
 
 
+def ramp() -> Weight:
+    """t on the velocity error: where little noise is left a straight flow is easy, and small errors are seen."""
+    return Weight("ramp", "velocity", lambda path, t: t)
+
+
 def _snr(path, t):
     return (path.alpha(t) / path.sigma(t)) ** 2
 
@@ -116,4 +122,5 @@ WEIGHTS: dict[str, Callable[..., Weight]] = {
     "edm": edm,
     "sigmoid": sigmoid,
     "cosmap": cosmap,
+    "ramp": ramp,
 }
