@@ -62,6 +62,17 @@ STUDENTS = {
         "time": dict(name="u_shaped"),
         "samplers": EULER,
     },
+    "boot": {
+        "method": dict(name="boot", teacher=TEACHER),
+        "network.two_times": True,
+        "samplers": JUMPS,
+        "steps": ONE,
+    },
+    "perflow": {
+        "method": dict(name="perflow", teacher=TEACHER),
+        "samplers": EULER,
+        "steps": {"default": 4, "eight": 8},
+    },
     "direct_map": {
         "method": dict(name="direct", teacher=TEACHER),
         "network.two_times": True,

@@ -1,9 +1,11 @@
 """Training algorithms: each reads a config, wires networks to losses and returns a contract.Method."""
 
 from flowjax.methods.autoencoder import autoencoder
+from flowjax.methods.boot import boot
 from flowjax.methods.direct import direct
 from flowjax.methods.flow_matching import flow_matching
 from flowjax.methods.mean_flow import mean_flow
+from flowjax.methods.perflow import perflow
 from flowjax.methods.progressive import progressive
 from flowjax.methods.reflow import reflow
 
@@ -12,6 +14,8 @@ METHODS = {
     "autoencoder": autoencoder,
     "mean_flow": mean_flow,
     "direct": direct,
+    "boot": boot,
+    "perflow": perflow,
     "progressive": progressive,
     "reflow": reflow,
 }

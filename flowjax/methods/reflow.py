@@ -93,7 +93,7 @@ def reflow(
     if setting.weight.space not in (None, loss) and (distance or {"name": "squared"})["name"] != "squared":
         raise ValueError(
             f"The weight '{setting.weight.name}' is stated for a squared error of '{setting.weight.space}', and the distance "
-            f"is a '{distance['name']}' one in the space of '{loss}'. Set method.loss='{setting.weight.space}', or another weight."
+            f"is a '{distance['name']}' one of '{loss}'. Set method.loss='{setting.weight.space}', or another weight."
         )
     follow = None if stored else make_follow(student, teacher_steps, solver)
     measure, seen = make_distance(distance), make_distance(perceptual)

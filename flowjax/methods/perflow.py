@@ -1,0 +1,76 @@
+r"""PeRFlow (Yan et al. 2024): reflow window by window, from data, without a pair that has to be simulated from end to end.
+
+The path is cut into K windows. Noised data at the beginning of a window is taken to its end by the teacher; the two points lie
+on the line of one pair (paths/flow_maps.py), and the student is fitted at a random time between them by the loss of reflow.
+Inside each window its field becomes straight: K steps of Euler, one for each window, then do what the teacher's many do. On
+other paths than the linear one straight means along the line of a pair, which is what a step of DDIM follows.
+
+The teacher may be guided, and the student is then drawn from without guidance; or its scale is 1, label_dropout=0.1, and the
+guidance is the sampler's. Samplers take K steps on the grid of the windows, or a multiple of K.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from flowjax.choices import Spec
+from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
+from flowjax.losses.reflow import pair_loss
+from flowjax.losses.trajectories import squared_distance
+from flowjax.methods.endpoints import make_follow
+from flowjax.methods.parts import draw, make_samplers
+from flowjax.methods.students import make_student
+from flowjax.paths.flow_maps import pair_through
+from flowjax.paths.weights import loss_weight
+from flowjax.samplers.grids import make_grid
+
+
+def perflow(
+    config: ConfigDict,
+    data: DataSpec,
+    teacher: Spec,
+    prediction: str = "velocity",
+    start: str = "fresh",
+    windows: int = 4,
+    grid: Spec | None = None,
+    teacher_steps: int = 8,
+    solver: str = "midpoint",
+    label_dropout: float = 0.0,
+) -> Method:
+    """Trains a student whose flow is straight in each of a few windows.
+
+    Args:
+      config: path, time, weight, noise, network (of one time), optimizer, ema, samplers ('euler' or 'ddim').
+      data: shape, classes and scale of the data.
+      teacher: spec of methods/teacher.py.
+      prediction: what the student's network outputs.
+      start: 'teacher' or 'fresh'.
+      windows: K.
+      grid: where the windows lie, spec of samplers/grids.py without `steps`; of one length unless told.
+      teacher_steps: of the solver, over a window.
+      solver: euler, midpoint, heun or rk4.
+      label_dropout: how often conditions are replaced by their null.
+    """
+    if windows < 1:
+        raise ValueError(f"method.windows is {windows}; expected at least 1.")
+    student = make_student(config, data, "perflow", prediction, teacher, start)
+    setting, path = student.setting, student.setting.path
+    follow = make_follow(student, teacher_steps, solver)
+    edges = make_grid(grid or dict(name="uniform"), path, steps=windows, shape=setting.shape)
+
+    def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
+        drawn = draw(setting, batch, key, label_dropout)
+        bounds, t = jnp.asarray(edges, jnp.float32), drawn.t
+        window = jnp.clip(jnp.searchsorted(bounds, t, side="right") - 1, 0, windows - 1)
+        first, last = bounds[window], bounds[window + 1]
+        x = path.sample(drawn.noise, drawn.data, first)
+        noise, sample = pair_through(path, x, first, follow(params, x, first, last, drawn.cond), last)
+        predict = lambda x, t: setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
+        error, _, _ = pair_loss(predict, path, prediction, noise, sample, t, squared_distance)
+        return error * loss_weight(setting.weight, path, prediction, t), {"t": t, "error": error}
+
+    return Method(
+        roles=student.roles,
+        phases={"windows": Phase(loss, trains=("student",))},
+        samplers=make_samplers(config, setting),
+    )
