@@ -11,6 +11,7 @@ MODES = {
     "eval": "measure the latest checkpoint and write receipts",
     "plan": "parameters, floating-point operations and bytes a device, before anything is allocated",
     "check": "the pre-flight doctor: shapes, gradients, time density, precision, one batch learnt by heart",
+    "pairs": "make the stored pairs of the data source 'pairs': noise and where its teacher's flow takes it",
     "replay": "repeat the update at which a run stopped with a NaN, and say where it began",
 }
 

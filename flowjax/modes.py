@@ -95,6 +95,15 @@ def check_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Name
     return 1 if failed else 0
 
 
+def pairs_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
+    """Makes the stored pairs of config.data."""
+    from flowjax.training.pairs import make_pairs
+
+    cache = make_pairs(config)
+    print(f"{cache.header['count']['train']} pairs: {cache.folder}")
+    return 0
+
+
 def replay_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
     """Repeats the update of a NaN dump."""
     from flowjax.training.guard import replay
@@ -135,5 +144,6 @@ MODES = {
     "eval": eval_mode,
     "plan": plan_mode,
     "check": check_mode,
+    "pairs": pairs_mode,
     "replay": replay_mode,
 }

@@ -9,6 +9,7 @@ from flowjax.data.featured import featured
 from flowjax.data.folders import folder
 from flowjax.data.latents import LatentSource, latents
 from flowjax.data.mixtures import MixedSource, mix, mixed
+from flowjax.data.pairs import PairSource, pairs
 from flowjax.data.pictures import PictureSource
 from flowjax.data.pipeline import BatchIterator, evaluation_batches, make_iterator
 from flowjax.data.points import checkerboard, mixture, moons, spirals
@@ -38,6 +39,7 @@ SOURCES = {
     "folder": folder,
     "webdataset": webdataset,
     "tfds": tfds,
+    "pairs": pairs,
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "EncodedSource",
     "LatentSource",
     "MixedSource",
+    "PairSource",
     "PictureSource",
     "PointSource",
     "RecordSource",

@@ -16,7 +16,7 @@ from flowjax.data.fingerprints import plain_hash, source_fingerprint, tree_hash
 from flowjax.data.sources import ArraySource, RecordSource, examples_at
 
 
-class _Wide:
+class Wide:
     """An array on disk whose float16 values are read as float32; rows are read when they are asked for."""
 
     def __init__(self, stored: np.ndarray):
@@ -37,7 +37,7 @@ class _Wide:
 class _Joined:
     """Record i with row i of the cached arrays."""
 
-    def __init__(self, records: Any, rows: Mapping[str, _Wide]):
+    def __init__(self, records: Any, rows: Mapping[str, Wide]):
         self._records, self._rows = records, rows
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ def with_cache(source: Any, cache: Cache) -> ArraySource | RecordSource | Joined
       source: what the cache was made of (open_cache checks that).
       cache: the cache.
     """
-    arrays = {split: {name: _Wide(v) for name, v in cache.arrays(split).items()} for split in ("train", "test")}
+    arrays = {split: {name: Wide(v) for name, v in cache.arrays(split).items()} for split in ("train", "test")}
     names = set(arrays["train"])
     if "features" in names and "data" not in names and _augments(source):
         raise CacheError(

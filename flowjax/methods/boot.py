@@ -53,7 +53,7 @@ def boot(
             f"method.stride is {stride} and boundary_weight {boundary_weight}; expected a stride inside the path, which is "
             f"{path.end - path.start:.4g} long, and a weight of at least 0."
         )
-    follow = make_follow(student, teacher_steps, solver)
+    follow = make_follow(student.teacher, teacher_steps, solver)
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         drawn = draw(setting, batch, key, label_dropout)

@@ -68,7 +68,7 @@ def direct(
     student = make_student(config, data, "direct", prediction, teacher, start, two_times=two_times)
     setting, path = student.setting, student.setting.path
     check_start(setting, "direct")
-    follow = None if stored else make_follow(student, teacher_steps, solver)
+    follow = None if stored else make_follow(student.teacher, teacher_steps, solver)
     measure = make_distance(distance)
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:

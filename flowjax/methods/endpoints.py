@@ -19,7 +19,7 @@ from flowjax.losses.autoencoding import feature_distance
 from flowjax.losses.trajectories import REACH_THE_END, pseudo_huber, solve, squared_distance
 from flowjax.methods.autoencoder import EYE, make_eye
 from flowjax.methods.parts import Setting
-from flowjax.methods.students import Student
+from flowjax.methods.teacher import Teacher
 from flowjax.models.network import Conditions
 from flowjax.samplers.field import determined
 
@@ -29,15 +29,14 @@ Follow = Callable[[Params, Points, Time, Time, Conditions], Points]  # (params, 
 Compare = Callable[[Params, Points, Points, Int[Array, " b"]], Float[Array, " b"]]  # (params, x, y, step) -> distance
 
 
-def make_follow(student: Student, steps: int, solver: str) -> Follow:
-    """Follows the teacher's guided field; nothing is differentiated.
+def make_follow(teacher: Teacher, steps: int, solver: str) -> Follow:
+    """Follows a teacher's guided field, whose parameters are the role `teacher`; nothing is differentiated.
 
     Args:
-      student: with its teacher.
+      teacher: of the student.
       steps: of the solver, over the stretch from t to s.
       solver: one of losses.trajectories.SOLVERS.
     """
-    teacher = student.teacher
     if steps < 1:
         raise ValueError(f"method.teacher_steps is {steps}; expected at least 1.")
     ends = {"start": teacher.path.start} | ({"end": teacher.path.end} if solver in REACH_THE_END else {})

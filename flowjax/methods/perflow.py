@@ -55,7 +55,7 @@ def perflow(
         raise ValueError(f"method.windows is {windows}; expected at least 1.")
     student = make_student(config, data, "perflow", prediction, teacher, start)
     setting, path = student.setting, student.setting.path
-    follow = make_follow(student, teacher_steps, solver)
+    follow = make_follow(student.teacher, teacher_steps, solver)
     edges = make_grid(grid or dict(name="uniform"), path, steps=windows, shape=setting.shape)
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:

@@ -16,19 +16,17 @@ flow; on others, of the velocity error.
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from flowjax.arrays import example_keys, expand_to, uniform_rows
+from flowjax.arrays import example_keys, uniform_rows
 from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
-from flowjax.losses.reflow import annealed, make_annealing, pair_loss
+from flowjax.losses.reflow import annealed, make_annealing, matched_pair, pair_loss
 from flowjax.losses.trajectories import squared_distance
 from flowjax.methods.endpoints import make_distance, make_follow
 from flowjax.methods.parts import draw, make_samplers
 from flowjax.methods.students import make_student
-from flowjax.paths.flow_maps import pair_through
 from flowjax.paths.predictions import PREDICTIONS, convert, target
 from flowjax.paths.weights import loss_weight
 
@@ -95,7 +93,7 @@ def reflow(
             f"The weight '{setting.weight.name}' is stated for a squared error of '{setting.weight.space}', and the distance "
             f"is a '{distance['name']}' one of '{loss}'. Set method.loss='{setting.weight.space}', or another weight."
         )
-    follow = None if stored else make_follow(student, teacher_steps, solver)
+    follow = None if stored else make_follow(student.teacher, teacher_steps, solver)
     measure, seen = make_distance(distance), make_distance(perceptual)
     anneal = None if annealing is None else make_annealing(annealing)
 
@@ -104,11 +102,9 @@ def reflow(
     ) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
         if stored:
             return drawn.noise, drawn.data
-        first, last = jnp.full_like(drawn.t, path.start), jnp.full_like(drawn.t, path.end)
-        back = uniform_rows(example_keys(key, batch["row"])) < real
-        begin, end = jnp.where(back, last, first), jnp.where(back, first, last)
-        x = jnp.where(expand_to(back, drawn.data), drawn.data, path.sigma(first[0]) * drawn.noise)
-        return pair_through(path, x, begin, follow(params, x, begin, end, drawn.cond), end)
+        backwards = uniform_rows(example_keys(key, batch["row"])) < real
+        onward = lambda x, t, s: follow(params, x, t, s, drawn.cond)
+        return matched_pair(path, onward, drawn.noise, drawn.data, backwards)
 
     def objective(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         key_draw, key_side, key_fresh = jax.random.split(key, 3)
