@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from flowjax.arrays import mean_per_example
 from flowjax.losses.flow_maps import Jumper
-from flowjax.losses.progressive import Step
+from flowjax.losses.trajectories import Step
 from flowjax.paths.flow_maps import flow_jump, jump_target
 from flowjax.paths.path import GaussianPath
 

@@ -13,18 +13,16 @@ On the linear path with velocities and m halfway, p* is the mean of the teacher'
 the next teacher and twice the stride, after k stages one step is 2^k steps of the first teacher.
 """
 
-from collections.abc import Callable
-
 import jax
 from jaxtyping import Array, Float
 
 from flowjax.arrays import mean_per_example
 from flowjax.losses.denoising import Predict
+from flowjax.losses.trajectories import Step
 from flowjax.paths.flow_maps import flow_jump, jump_target
 from flowjax.paths.path import GaussianPath
 
 Times = Float[Array, " b"]
-Step = Callable[[Float[Array, "b ..."], Times, Times], Float[Array, "b ..."]]  # (x, t, s) -> the point at s
 
 
 def jump_of(predict: Predict, path: GaussianPath, prediction: str) -> Step:

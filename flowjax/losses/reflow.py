@@ -19,13 +19,11 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from flowjax.arrays import expand_to
 from flowjax.choices import Spec, build
 from flowjax.losses.denoising import Predict
-from flowjax.losses.progressive import Step
-from flowjax.paths.flow_maps import pair_through
 from flowjax.paths.path import GaussianPath
 from flowjax.paths.predictions import error_ratio, target
 
@@ -70,24 +68,6 @@ def annealed(noise: Points, fresh: Points, share: Float[Array, " b"]) -> Points:
     """Equation (2) with b = share."""
     share = expand_to(share, noise)
     return jnp.sqrt(1.0 - share**2) * noise + share * fresh
-
-
-def matched_pair(
-    path: GaussianPath, onward: Step, noise: Points, data: Points, backwards: Bool[Array, " b"]
-) -> tuple[Points, Points]:
-    """The pairs (noise, data) that a flow connects, from noise forwards or, where `backwards`, from data.
-
-    Args:
-      path: the path from whose one end to the other the flow leads.
-      onward: (x, t, s) -> the point at s.
-      noise: where it begins with noise.
-      data: where it begins with data.
-      backwards: which examples begin with data.
-    """
-    first, last = jnp.full(len(data), path.start), jnp.full(len(data), path.end)
-    begin, end = jnp.where(backwards, last, first), jnp.where(backwards, first, last)
-    x = jnp.where(expand_to(backwards, data), data, path.sigma(first[0]) * noise)
-    return pair_through(path, x, begin, onward(x, begin, end), end)
 
 
 def pair_loss(

@@ -25,13 +25,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flowjax.arrays import batch_times, expand_to, mean_per_example, sum_per_example
 from flowjax.choices import choose
+from flowjax.paths.flow_maps import pair_through
+from flowjax.paths.path import GaussianPath
 
 Velocity = Callable[[Float[Array, "b ..."], Float[Array, " b"]], Float[Array, "b ..."]]  # (x, t[b]) -> dx/dt
 Time = Float[Array, "..."] | float
+Step = Callable[
+    [Float[Array, "b ..."], Float[Array, " b"], Float[Array, " b"]], Float[Array, "b ..."]
+]  # (x, t, s) -> the point at s
 
 
 def _euler(velocity, x, t, t_next):
@@ -86,6 +91,28 @@ def solve(
         return step(velocity, x, at(index / steps), at((index + 1) / steps)), None
 
     return jax.lax.scan(advance, x, jnp.arange(steps, dtype=t.dtype))[0]
+
+
+def matched_pair(
+    path: GaussianPath,
+    onward: Step,
+    noise: Float[Array, "b ..."],
+    data: Float[Array, "b ..."],
+    backwards: Bool[Array, " b"],
+) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
+    """The pairs (noise, data) that a flow connects, from noise forwards or, where `backwards`, from data.
+
+    Args:
+      path: the path from whose one end to the other the flow leads.
+      onward: (x, t, s) -> the point at s.
+      noise: where it begins with noise.
+      data: where it begins with data.
+      backwards: which examples begin with data.
+    """
+    first, last = jnp.full(len(data), path.start), jnp.full(len(data), path.end)
+    begin, end = jnp.where(backwards, last, first), jnp.where(backwards, first, last)
+    x = jnp.where(expand_to(backwards, data), data, path.sigma(first[0]) * noise)
+    return pair_through(path, x, begin, onward(x, begin, end), end)
 
 
 def squared_distance(x: Float[Array, "b ..."], y: Float[Array, "b ..."]) -> Float[Array, " b"]:

@@ -9,10 +9,12 @@ The teacher may be guided, and the student is then drawn from without guidance; 
 guidance is the sampler's. Samplers take K steps on the grid of the windows, or a multiple of K.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
+from flowjax.arrays import example_keys, uniform_rows
 from flowjax.choices import Spec
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.reflow import pair_loss
@@ -33,6 +35,7 @@ def perflow(
     start: str = "fresh",
     windows: int = 4,
     grid: Spec | None = None,
+    starts: float = 0.25,
     teacher_steps: int = 8,
     solver: str = "midpoint",
     label_dropout: float = 0.0,
@@ -40,29 +43,36 @@ def perflow(
     """Trains a student whose flow is straight in each of a few windows.
 
     Args:
-      config: path, time, weight, noise, network (of one time), optimizer, ema, samplers ('euler' or 'ddim').
+      config: path, time (of the place in a window, from 0 to 1), weight, noise, network (of one time), optimizer, ema,
+        samplers ('euler' or 'ddim').
       data: shape, classes and scale of the data.
       teacher: spec of methods/teacher.py.
       prediction: what the student's network outputs.
       start: 'teacher' or 'fresh'.
       windows: K.
       grid: where the windows lie, spec of samplers/grids.py without `steps`; of one length unless told.
+      starts: the share of examples at the very beginning of a window, where its slope is asked for in sampling; the field
+        jumps there, and a network that saw times around it alone would answer with the mean of two windows.
       teacher_steps: of the solver, over a window.
       solver: euler, midpoint, heun or rk4.
       label_dropout: how often conditions are replaced by their null.
     """
-    if windows < 1:
-        raise ValueError(f"method.windows is {windows}; expected at least 1.")
+    if windows < 1 or not 0 <= starts <= 1:
+        raise ValueError(f"method.windows is {windows} and starts {starts}; expected at least 1, and a share.")
     student = make_student(config, data, "perflow", prediction, teacher, start)
     setting, path = student.setting, student.setting.path
     follow = make_follow(student.teacher, teacher_steps, solver)
     edges = make_grid(grid or dict(name="uniform"), path, steps=windows, shape=setting.shape)
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
-        drawn = draw(setting, batch, key, label_dropout)
-        bounds, t = jnp.asarray(edges, jnp.float32), drawn.t
-        window = jnp.clip(jnp.searchsorted(bounds, t, side="right") - 1, 0, windows - 1)
+        key_draw, key_window, key_start = jax.random.split(key, 3)
+        drawn = draw(setting, batch, key_draw, label_dropout)
+        bounds = jnp.asarray(edges, jnp.float32)
+        window = (uniform_rows(example_keys(key_window, batch["row"])) * windows).astype(jnp.int32)
         first, last = bounds[window], bounds[window + 1]
+        place = (drawn.t - path.start) / (path.end - path.start)
+        place = jnp.where(uniform_rows(example_keys(key_start, batch["row"])) < starts, 0.0, place)
+        t = first + place * (last - first)
         x = path.sample(drawn.noise, drawn.data, first)
         noise, sample = pair_through(path, x, first, follow(params, x, first, last, drawn.cond), last)
         predict = lambda x, t: setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from flowjax.arrays import example_keys, uniform_rows
 from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
-from flowjax.losses.reflow import annealed, make_annealing, matched_pair, pair_loss
-from flowjax.losses.trajectories import squared_distance
+from flowjax.losses.reflow import annealed, make_annealing, pair_loss
+from flowjax.losses.trajectories import matched_pair, squared_distance
 from flowjax.methods.endpoints import make_distance, make_follow
 from flowjax.methods.parts import draw, make_samplers
 from flowjax.methods.students import make_student

@@ -11,7 +11,7 @@ from flowjax.choices import build
 from flowjax.config import ConfigError
 from flowjax.data.caches import Cache, CacheError, build_cache
 from flowjax.data.pairs import plan_pairs
-from flowjax.losses.reflow import matched_pair
+from flowjax.losses.trajectories import matched_pair
 from flowjax.methods.endpoints import make_follow
 from flowjax.methods.parts import make_setting
 from flowjax.methods.teacher import make_teacher
@@ -32,7 +32,7 @@ def make_pairs(config: ConfigDict) -> Cache:
         plan = build("data source", config.data, {"pairs": plan_pairs}, seed=config.seed, total_steps=config.steps)
         if dict(plan.path) != config.path.to_dict():
             raise ValueError(
-                f"data.path is {dict(plan.path)}, but the config's path is {config.path.to_dict()}. Make them one."
+                f"data.path is {dict(plan.path)}, the config's {config.path.to_dict()}. Make them the same."
             )
         data = plan.origins.spec
         setting = make_setting(config, data, config.method.get("prediction", "velocity"))
