@@ -9,6 +9,13 @@ examples is the whole way.
 The teacher is solved anew for every example: no pair is ever seen twice, and none has to be stored. Without a teacher the
 pairs are those of the batch (coupling 'stored', data source `pairs`). The second half of InstaFlow (Liu et al. 2023) is this
 method with a reflowed teacher, from which the student starts, and a perceptual distance after a start on squared errors.
+
+For small students of a teacher that is nearly straight SlimFlow (Zhu et al. 2024) adds a term in two steps. The student goes
+from fresh noise e to a random time t on its own, and the teacher the rest of the way in one step:
+
+    guided_weight * distance(X_{0->1}(e; student), stop_gradient(X_{t->1}(X_{0->t}(e; student); teacher))).
+
+It costs one evaluation of the teacher, where the first term takes `teacher_steps`; where the teacher is curved, it is biased.
 """
 
 import jax
@@ -35,6 +42,8 @@ def direct(
     solver: str = "midpoint",
     distance: Spec | None = None,
     whole: float = 0.25,
+    guided_weight: float = 0.0,
+    guided_times: tuple = (0.2, 0.8),
     label_dropout: float = 0.0,
 ) -> Method:
     """Trains a student to jump to where its teacher's trajectories lead.
@@ -49,6 +58,8 @@ def direct(
       solver: euler, midpoint, heun or rk4.
       distance: spec of methods/endpoints.py; squared unless told.
       whole: of a network of two times: the share of examples that go from noise to data.
+      guided_weight: of SlimFlow's term, for a network of one time; 0 for none.
+      guided_times: between which shares of the path its t lies.
       label_dropout: how often conditions are replaced by their null.
     """
     two_times = bool(config.network.get("two_times", False))
@@ -64,6 +75,14 @@ def direct(
         raise ValueError(
             "Stored pairs know the ends of a trajectory alone. Set network.two_times=False, or give a teacher."
         )
+    low, high = guided_times
+    if guided_weight < 0 or not 0 <= low < high < 1:
+        raise ValueError(
+            f"method.guided_weight is {guided_weight} and guided_times {tuple(guided_times)}; expected a weight of at least 0 "
+            "and two rising shares of the path, below 1."
+        )
+    if guided_weight and (stored or two_times):
+        raise ValueError("method.guided_weight needs a teacher to ask and a network of one time. Leave it at 0.")
     refuse_unread(config, ("weight",) if two_times else ("weight", "time"), "direct")
     student = make_student(config, data, "direct", prediction, teacher, start, two_times=two_times)
     setting, path = student.setting, student.setting.path
@@ -72,7 +91,7 @@ def direct(
     measure = make_distance(distance)
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
-        key_draw, key_times, key_whole = jax.random.split(key, 3)
+        key_draw, key_times, key_whole, key_guided = jax.random.split(key, 4)
         drawn = draw(setting, batch, key_draw, label_dropout)
         first, last = jnp.full_like(drawn.t, path.start), jnp.full_like(drawn.t, path.end)
         noise = path.sigma(first[0]) * drawn.noise
@@ -86,7 +105,21 @@ def direct(
         value = setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys, **second)
         landed = flow_jump(path, prediction, value, x, t, s)
         target = drawn.data if stored else follow(params, x, t, s, drawn.cond)
-        return measure.compare(params, landed, target, batch["step"]), {"t": t}
+        compare = lambda landed, target: measure.compare(params, landed, target, batch["step"])
+        if not guided_weight:
+            return compare(landed, target), {"t": t}
+        return compare(landed, target) + guided_weight * compare(*guided(params, batch, drawn, key_guided)), {"t": t}
+
+    def guided(params, batch, drawn, key):
+        keys_noise, keys_time = (example_keys(half, batch["row"]) for half in jax.random.split(key))
+        first, last = jnp.full_like(drawn.t, path.start), jnp.full_like(drawn.t, path.end)
+        x = path.sigma(first[0]) * setting.noise.sample(keys_noise, setting.shape)
+        t = first + (low + (high - low) * uniform_rows(keys_time)) * (last - first)
+        value = setting.network.apply(params["student"], x, first, drawn.cond, keys=drawn.keys)
+        field = student.teacher.field(params["teacher"], drawn.cond)
+        reached = flow_jump(path, prediction, value, x, first, t)
+        target = flow_jump(path, field.prediction, field.evaluate(reached, t), reached, t, last)
+        return flow_jump(path, prediction, value, x, first, last), jax.lax.stop_gradient(target)
 
     return Method(
         roles={**student.roles, **measure.roles},

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distillation import TEACHER, batch_of, config_of, exact_map, exact_network, method_of, params_of
+from distillation import EXACT, TEACHER, batch_of, config_of, exact_map, exact_network, method_of, params_of
 
+from flowjax.methods.endpoints import DISTANCES, Distance
 from flowjax.models import NETWORKS
 from flowjax.paths.path import make_path
 
@@ -49,6 +50,34 @@ def test_stored_pairs_are_the_target_where_there_is_no_teacher():
     np.testing.assert_allclose(value, jnp.mean((batch["noise"] - batch["data"]) ** 2, axis=1), rtol=1e-5)
 
 
+def test_the_flow_guided_term_of_slim_flow():
+    """A student that says 0 stays at e: the term is |(1 - t) v(e, t)|^2, whose mean over e and t is an integral in t."""
+    config = config_of(network=dict(name="mlp", width=8, depth=1, zero_output=True))
+    batch = batch_of(rows=4096)
+    values = {weight: method_of(config, **FINE, guided_weight=weight) for weight in (0.0, 2.0)}
+    plain, guided = (
+        jax.jit(method.phases["endpoint"].loss)(params_of(method), batch, KEY)[0] for method in values.values()
+    )
+    t = jnp.linspace(0.2, 0.8, 1001)
+    variance = (0.4 * t) ** 2 + (1 - t) ** 2
+    pull = (0.16 * t - (1 - t)) / variance
+    squares = [((mean * (1 - pull * t)) ** 2 + pull**2) * (1 - t) ** 2 for mean in np.asarray(EXACT.means)[0]]
+    expected = float(jnp.mean(sum(squares) / 2))
+    assert float(jnp.mean(guided - plain)) / 2 == pytest.approx(expected, rel=0.05)
+
+
+def test_the_flow_guided_term_moves_the_jump_to_the_end_alone(monkeypatch):
+    """Under a distance that is linear the slope of each term is that of the student's end point: 1 for each example."""
+    monkeypatch.setitem(NETWORKS, "exact", exact_network(make_path("linear")))
+    monkeypatch.setitem(DISTANCES, "signed", lambda: Distance(lambda params, x, y, step: (x - y)[:, 0]))
+    method = method_of(config_of(network=dict(name="exact")), **FINE, guided_weight=2.0, distance=dict(name="signed"))
+    params, batch = params_of(method), batch_of()
+    value = lambda astray: jnp.sum(
+        method.phases["endpoint"].loss({**params, "student": {"astray": astray}}, batch, KEY)[0]
+    )
+    np.testing.assert_allclose(jax.grad(value)(jnp.ones(2)), [8 + 2 * 8, 0], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "message, changes, options",
     [
@@ -58,6 +87,9 @@ def test_stored_pairs_are_the_target_where_there_is_no_teacher():
         ("'weight' is .*does not read", dict(weight=dict(name="edm")), {}),
         ("'time' is .*does not read", dict(time=dict(name="cosmap")), {}),
         ("teacher_steps is 0", {}, dict(teacher_steps=0)),
+        ("guided_weight is -1", {}, dict(guided_weight=-1.0)),
+        ("two rising shares", {}, dict(guided_times=(0.5, 0.5))),
+        ("network of one time. Leave it at 0", dict(network__two_times=True), dict(guided_weight=1.0)),
         ("Unknown distance 'hubert'", {}, dict(distance=dict(name="hubert"))),
         ("width is -1", {}, dict(distance=dict(name="pseudo_huber", width=-1.0))),
     ],
