@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from flowjax.choices import Spec, build
 from flowjax.contract import Params, Role
-from flowjax.losses.autoencoding import feature_distance
 from flowjax.losses.trajectories import REACH_THE_END, pseudo_huber, solve, squared_distance
-from flowjax.methods.autoencoder import EYE, make_eye
 from flowjax.methods.parts import Setting
 from flowjax.methods.teacher import Teacher
 from flowjax.models.network import Conditions
+from flowjax.models.perceptual import make_perceptual
 from flowjax.samplers.field import determined
 
+EYE = "perceptual"  # the role of a distance's network
 Points = Float[Array, "b ..."]
 Time = Float[Array, "..."] | float
 Follow = Callable[[Params, Points, Time, Time, Conditions], Points]  # (params, x, t, s, cond) -> points at s
@@ -94,10 +94,10 @@ def huber(width: float = 0.00054) -> Distance:
 
 
 def perceptual(network: Spec, squared_weight: float = 0.0, squared_until: int = 0) -> Distance:
-    """The distance of the feature maps of a frozen image network, after a start on squared errors (Liu et al. 2023).
+    """The distance of two images as a frozen network sees them, after a start on squared errors (Liu et al. 2023).
 
     Args:
-      network: `name` and options of models.features.EXTRACTORS, `layers` and `weights` (methods/autoencoder.py).
+      network: spec of models/perceptual.py.
       squared_weight: of a squared error that is added.
       squared_until: the step before which there is nothing but the squared error.
     """
@@ -105,15 +105,14 @@ def perceptual(network: Spec, squared_weight: float = 0.0, squared_until: int = 
         raise ValueError(
             f"distance.squared_weight is {squared_weight} and squared_until {squared_until}; they must be at least 0."
         )
-    see, role = make_eye(network)
+    eye = make_perceptual(network)
 
     def compare(params: Params, x: Points, y: Points, step: Int[Array, " b"]) -> Float[Array, " b"]:
-        tree = jax.lax.stop_gradient(params[EYE])
         plain = squared_distance(x, y)
-        seen = feature_distance(see(tree, x), see(tree, y)) + squared_weight * plain
+        seen = eye.distance(jax.lax.stop_gradient(params[EYE]), x, y) + squared_weight * plain
         return jnp.where(step < squared_until, plain, seen)
 
-    return Distance(compare, {EYE: role})
+    return Distance(compare, {EYE: eye.role})
 
 
 DISTANCES: dict[str, Callable[..., Distance]] = {"squared": squared, "pseudo_huber": huber, "perceptual": perceptual}
