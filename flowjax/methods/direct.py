@@ -27,7 +27,7 @@ from flowjax.arrays import example_keys, expand_to, uniform_rows
 from flowjax.choices import Spec
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.methods.endpoints import check_start, make_distance, make_follow
-from flowjax.methods.parts import draw, make_samplers, refuse_unread
+from flowjax.methods.parts import draw, fresh_noise, make_samplers, refuse_unread
 from flowjax.methods.students import make_student, second_times
 from flowjax.paths.flow_maps import flow_jump
 
@@ -111,10 +111,10 @@ def direct(
         return compare(landed, target) + guided_weight * compare(*guided(params, batch, drawn, key_guided)), {"t": t}
 
     def guided(params, batch, drawn, key):
-        keys_noise, keys_time = (example_keys(half, batch["row"]) for half in jax.random.split(key))
+        key_noise, key_time = jax.random.split(key)
         first, last = jnp.full_like(drawn.t, path.start), jnp.full_like(drawn.t, path.end)
-        x = path.sigma(first[0]) * setting.noise.sample(keys_noise, setting.shape)
-        t = first + (low + (high - low) * uniform_rows(keys_time)) * (last - first)
+        x = path.sigma(first[0]) * fresh_noise(setting, batch, key_noise)
+        t = first + (low + (high - low) * uniform_rows(example_keys(key_time, batch["row"]))) * (last - first)
         value = setting.network.apply(params["student"], x, first, drawn.cond, keys=drawn.keys)
         field = student.teacher.field(params["teacher"], drawn.cond)
         reached = flow_jump(path, prediction, value, x, first, t)

@@ -178,15 +178,23 @@ def draw(setting: Setting, batch: Batch, key: Key[Array, ""], label_dropout: flo
     key_time, key_strata, key_noise, key_label, key_dropout = jax.random.split(key, 5)
     rows = batch["row"]
     t = sample_times(setting.times, example_keys(key_time, rows), rows, setting.batch_size, key_strata)
-    noise = batch.get("noise")
-    if noise is None:
-        noise = setting.noise.sample(example_keys(key_noise, rows), batch["data"].shape[1:])
-    # Outside an image all is zero then: points, targets and what a masked network predicts, and so the error of any loss.
-    noise = keep_visible(noise, batch.get("pixel_mask"))
+    stored = batch.get("noise")
+    visible = batch.get("pixel_mask")
+    noise = fresh_noise(setting, batch, key_noise) if stored is None else keep_visible(stored, visible)
     cond = {name: array for name, array in batch.items() if name not in RESERVED}
     dropped = uniform_rows(example_keys(key_label, rows)) < label_dropout
     cond = setting.network.drop(cond, dropped)
     return Draw(noise, batch["data"], t, cond, dropped, example_keys(key_dropout, rows))
+
+
+def fresh_noise(setting: Setting, batch: Batch, key: Key[Array, ""]) -> Float[Array, "b ..."]:
+    """Noise for each example of a batch, by (key, row) alone.
+
+    Outside an image it is zero, and so is all else there: points, targets and what a masked network predicts, and so the error
+    of any loss.
+    """
+    noise = setting.noise.sample(example_keys(key, batch["row"]), batch["data"].shape[1:])
+    return keep_visible(noise, batch.get("pixel_mask"))
 
 
 def student_role(config: ConfigDict, network: Network) -> Role:

@@ -25,7 +25,7 @@ from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.reflow import annealed, make_annealing, pair_loss
 from flowjax.losses.trajectories import matched_pair, squared_distance
 from flowjax.methods.endpoints import make_distance, make_follow
-from flowjax.methods.parts import draw, make_samplers
+from flowjax.methods.parts import draw, fresh_noise, make_samplers
 from flowjax.methods.students import make_student
 from flowjax.paths.predictions import PREDICTIONS, convert, target
 from flowjax.paths.weights import loss_weight
@@ -111,8 +111,7 @@ def reflow(
         drawn = draw(setting, batch, key_draw, label_dropout)
         noise, sample = pair(params, batch, drawn, key_side)
         if anneal is not None:
-            fresh = setting.noise.sample(example_keys(key_fresh, batch["row"]), setting.shape)
-            noise = annealed(noise, fresh, anneal(batch["step"]))
+            noise = annealed(noise, fresh_noise(setting, batch, key_fresh), anneal(batch["step"]))
         predict = lambda x, t: setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
         compare = lambda p, q: measure.compare(params, p, q, batch["step"])
         value, x, predicted = pair_loss(predict, path, prediction, noise, sample, drawn.t, compare, loss)
