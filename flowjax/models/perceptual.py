@@ -13,6 +13,7 @@ table; every distance has a `label` that says which it is.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 import jax
@@ -121,7 +122,7 @@ def lpips(network: str = "vgg", weights: str = "published", input_size: int = 0)
     return Perceptual(distance, role, f"LPIPS 0.1 ({network}), {weights} weights")
 
 
-def read_linear(eye: FeatureExtractor, path) -> dict[str, np.ndarray]:
+def read_linear(eye: FeatureExtractor, path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The learnt weights of the layers, from the file that the package lpips brings.
 
     Args:
