@@ -4,7 +4,7 @@ With x the image, y its reconstruction from z ~ q(z | x) = N(m, diag(exp(l))), D
 
     reconstruction  r = mean |x - y| + w_p P(x, y)
     KL              k = 1/2 sum (m^2 + exp(l) - 1 - l)                  = KL(q(z | x) || N(0, I)), in nats       (1)
-    adversarial     a = -mean over patches of D(y)                       (hinge; Lim & Ye 2017)
+    adversarial     a = -mean over patches of D(y)                       (hinge: adversarial.py)
     in all          r + w_k k / D + w_a lambda a                                                                 (2)
 
 Works that sum the reconstruction over pixels have D times all of (2), with the same w_k: dividing the KL, a sum over the
@@ -49,24 +49,6 @@ def sample_posterior(
 ) -> Float[Array, "b ..."]:
     """z = mean + std noise, differentiable in both moments."""
     return mean + jnp.exp(0.5 * logvar) * noise
-
-
-def generator_hinge(fake: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    """-mean over patches of the logits of generated images."""
-    return -mean_per_example(fake)
-
-
-def discriminator_hinge(real: Float[Array, "b ..."], fake: Float[Array, "b ..."]) -> Float[Array, " b"]:
-    """(mean relu(1 - D(x)) + mean relu(1 + D(y))) / 2: 1 for a discriminator that says 0, 0 for one beyond its margins."""
-    return 0.5 * (mean_per_example(jax.nn.relu(1.0 - real)) + mean_per_example(jax.nn.relu(1.0 + fake)))
-
-
-def gradient_penalty(
-    score: Callable[[Float[Array, "b ..."]], Float[Array, "b ..."]], images: Float[Array, "b ..."]
-) -> Float[Array, " b"]:
-    """R1: 1/2 |gradient with respect to the image of its mean logit|^2 (Mescheder et al. 2018)."""
-    gradient = jax.grad(lambda x: jnp.sum(mean_per_example(score(x))))(images)
-    return 0.5 * sum_per_example(gradient**2)
 
 
 def masked_mean(values: Float[Array, " b"], mask: Float[Array, " b"]) -> Float[Array, ""]:

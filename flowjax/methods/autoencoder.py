@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from flowjax.arrays import example_keys, normal_rows
 from flowjax.choices import Spec, build
 from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase, Role, Sampler
+from flowjax.losses import adversarial as games
 from flowjax.losses import autoencoding as losses
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.methods.parts import average_roles, refuse_unread
@@ -149,7 +150,7 @@ class _Game:
 
     def fooling(self, params: Params, painted: Images) -> Values:
         """The adversarial term, of a discriminator that holds still."""
-        return losses.generator_hinge(self.judge.apply(jax.lax.stop_gradient(params[JUDGE]), painted))
+        return games.generator_hinge(self.judge.apply(jax.lax.stop_gradient(params[JUDGE]), painted))
 
     def balance(self, params: Params, hidden: Float[Array, "b ..."], batch: Batch) -> Float[Array, ""]:
         """lambda of equation (3); nothing before the output layer is differentiated."""
@@ -185,11 +186,11 @@ class _Game:
         score = lambda images: self.judge.apply(params[JUDGE], images)
         latents = self.posterior(params[STUDENT], batch, key)[2]
         real, fake = score(batch["data"]), score(self.model.decode(params[STUDENT], latents))
-        value = losses.discriminator_hinge(real, fake)
-        metrics = {"logits_real": -losses.generator_hinge(real), "logits_fake": -losses.generator_hinge(fake)}
+        value = games.discriminator_hinge(real, fake)
+        metrics = {"logits_real": -games.generator_hinge(real), "logits_fake": -games.generator_hinge(fake)}
         if not self.penalty_weight:
             return value, metrics
-        penalty = losses.gradient_penalty(score, batch["data"])
+        penalty = games.gradient_penalty(score, batch["data"])
         return value + self.penalty_weight * penalty, {**metrics, "penalty": penalty}
 
     def check_posterior(self, params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
