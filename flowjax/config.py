@@ -36,6 +36,8 @@ LEAST = {
     "batch_size": 1,
     "gradient_accumulation": 1,
     "steps_per_dispatch": 1,
+    "lora.rank": 0,
+    "lora.alpha": 0,
     "sample.count": 1,
     "evaluation.count": 2,
     "evaluation.batch_size": 1,
@@ -95,6 +97,8 @@ def defaults() -> ConfigDict:
     config.preconditioning = dict(name="none")
     config.optimizer = dict(name="adam", learning_rate=1e-3)
     config.ema = dict(ema=dict(name="warmup", decay=0.999))
+    # low-rank adapters in place of the named trained roles (methods/lora.py): rank 0 for none; alpha 0 for the rank
+    config.lora = dict(rank=0, alpha=0.0, pattern="kernel$", roles=("student",))
     # role -> RUN_DIRECTORY or RUN_DIRECTORY:role of a finished run to start from: restore=dict(student="runs/small:ema")
     config.restore = dict()
     config.samplers = dict(
@@ -252,7 +256,7 @@ def _literal(text: str) -> Any:
 
 def validate(config: ConfigDict) -> None:
     """Refuses unknown keys, wrong types and impossible combinations, before anything is built or compiled."""
-    reference = defaults()
+    standard = reference = defaults()
     _validate_keys(config, reference, "")
     for name in SPECS:
         if "name" not in config[name]:
@@ -283,6 +287,10 @@ def validate(config: ConfigDict) -> None:
                 f"partition_rules has {rule!r}; expected pairs (regular expression, axis of each dimension), as in "
                 "(('student/.*/kernel', (None, 'tensor')),)."
             )
+    if not config.lora.rank and config.lora.to_dict() != standard.lora.to_dict():
+        raise ConfigError(
+            "lora.rank is 0, so no other entry of lora does anything. Set a rank, or leave them as they are."
+        )
     if config.checkpoint.best_metric and not config.evaluators:
         raise ConfigError("checkpoint.best_metric is set, but the config has no evaluators to measure it. Add one.")
     if config.evaluators and not config.samplers:

@@ -248,7 +248,7 @@ def open_codec(reference: str, spec: DataSpec, chunk: int, step: int | None = No
     for shape in spec.shapes:
         if any(side % model.factor for side in shape[:2]):
             raise ValueError(f"Images of shape {shape} do not divide into cells of {model.factor} x {model.factor}.")
-    tree = stored.read_role(folder, role, step)
+    tree = stored.read_network(folder, role, step)
     expected = jax.eval_shape(model.init, jax.random.key(0))
     shapes = lambda tree: jax.tree.map(lambda leaf: tuple(leaf.shape), dict(tree))
     if shapes(tree) != shapes(expected):

@@ -33,7 +33,7 @@ class Finished:
     def tree(self) -> Any:
         """Its parameters, read from the disk."""
         folder, role = stored.split_reference(self.reference, "A role")
-        return stored.read_role(folder, role, stored.existing_step(folder, None))
+        return stored.read_network(folder, role, stored.existing_step(folder, None))
 
 
 def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:

@@ -177,4 +177,7 @@ def student_start(start: str, teacher: Teacher, network: Network, seed: int) -> 
     finished = teacher.finished
     if finished is None:
         raise ValueError("An oracle has no parameters that a student could start from. Set method.start='fresh'.")
+    shapes = lambda init: jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(init, jax.random.key(0)))
+    if shapes(network.init) == shapes(finished.setting.network.init):
+        return {"init": network.init, "restore_from": finished.reference}
     return {"init": network.init, "load": lambda: grown(network.init(jax.random.key(seed)), finished.tree())}

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from flowjax.choices import suggestion
+from flowjax.models.lora import Adapter, is_adapter, merged
 
 
 class CheckpointError(RuntimeError):
@@ -79,6 +80,15 @@ def read_role(folder: pathlib.Path, role: str, step: int) -> PyTree:
             return reader.restore(folder / str(step) / "state", args=args)["params"][role]
     except Exception as error:
         raise unreadable(folder, step, error) from error
+
+
+def read_network(folder: pathlib.Path, role: str, step: int) -> PyTree:
+    """One role's parameters as a network's; of a role that holds a low-rank adapter, the sum with its base."""
+    tree = read_role(folder, role, step)
+    if not is_adapter(tree):
+        return tree
+    alpha = read_config(folder, step)["lora"]["alpha"] or None
+    return merged(read_role(folder, "base", step), Adapter(tree, alpha))
 
 
 def read_config(folder: pathlib.Path, step: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from flowjax.contract import Method, Role
 from flowjax.data import SOURCES
 from flowjax.data.pipeline import BatchIterator, make_iterator
 from flowjax.methods import METHODS
+from flowjax.methods.lora import with_lora
 from flowjax.models import stored
 from flowjax.paths.couplings import COUPLINGS
 from flowjax.training.checkpoints import CheckpointError, Checkpoints
@@ -28,7 +29,7 @@ def build_method(config: ConfigDict, source: Any) -> Method:
     """The method a config asks for; configuration mistakes come out as ConfigError."""
     try:
         method = build("method", config.method, METHODS, config=config, data=source.spec)
-        return with_restored(method, config.restore.to_dict())
+        return with_lora(with_restored(method, config.restore.to_dict()), config.lora)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 
@@ -147,7 +148,7 @@ def read_role(name: str, role: Role) -> PyTree:
     else:
         origin = f"'{role.restore_from}'"
         folder, other = stored.split_reference(role.restore_from, f"Role '{name}'")
-        tree = stored.read_role(folder, other or name, stored.existing_step(folder, None))
+        tree = stored.read_network(folder, other or name, stored.existing_step(folder, None))
     if role.init is not None:
         expected = jax.eval_shape(role.init, jax.random.key(0))
         shapes = lambda tree: {
