@@ -21,7 +21,8 @@ guidance and label dropout put in its place:
     pixel_mask bool[b,h,w]   no null: it says where an example's image is, not what is in it
 
 A network of blocks also answers with what it thinks on the way: `hidden` returns the prediction and the tokens after
-one block, both from one pass. Representation alignment compares them with the features of a frozen encoder.
+one block or several, all from one pass. Representation alignment compares them with the features of a frozen encoder, and
+adversarial distillation judges samples by them.
 
 What a network makes of its conditions alone, such as the encoding of a caption, `prepare` makes beforehand: a sampler
 calls it once and not at every step. `apply` takes conditions prepared or not, with the same result.
@@ -40,6 +41,7 @@ from flowjax.arrays import batch_times, expand_to
 from flowjax.contract import DataSpec
 
 Conditions = Mapping[str, Array]
+Tokens = Float[Array, "b _h _w _c"]  # of an image, as a grid; blocks may differ in grid and channels
 TOKENS = "tokens"  # the flax collection in which modules record the tokens after each block
 
 
@@ -109,10 +111,10 @@ class Hidden(Protocol):
         t: Float[Array, " b"],
         cond: Conditions,
         *,
-        layer: int,
+        layer: int | tuple[int, ...],
         s: Float[Array, " b"] | None = None,
         keys: Key[Array, " b"] | None = None,
-    ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]: ...
+    ) -> tuple[Float[Array, "b ..."], Tokens | tuple[Tokens, ...]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +130,8 @@ class Network:
       conditions: name -> Condition, what the network reads.
       two_times: whether it takes a second time.
       hidden: (tree, x, t, cond, *, layer, s=None, keys=None) -> (what apply returns, the image's tokens after block
-        `layer` as a grid [b, h, w, c] in float32), computed in one pass. Blocks are counted from 1. None for a network
-        that has no blocks.
+        `layer` as a grid [b, h, w, c] in float32), computed in one pass. Blocks are counted from 1; of a tuple of blocks
+        the tokens are a tuple. None for a network that has no blocks.
       layers: the number of blocks.
       prepare: (tree, cond) -> cond with what can be computed before x and t are known.
     """
@@ -205,15 +207,19 @@ def from_module(
         t: Float[Array, "..."],
         cond: Conditions,
         *,
-        layer: int,
+        layer: int | tuple[int, ...],
         s: Float[Array, "..."] | None = None,
         keys: Key[Array, " b"] | None = None,
-    ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]:
-        if not 1 <= layer <= layers:
-            raise ValueError(f"The network has blocks 1 ... {layers}; there is no block {layer}. Choose one of these.")
+    ) -> tuple[Float[Array, "b ..."], Tokens | tuple[Tokens, ...]]:
+        for one in layer if isinstance(layer, tuple) else (layer,):
+            if not 1 <= one <= layers:
+                raise ValueError(
+                    f"The network has blocks 1 ... {layers}; there is no block {one}. Choose one of these."
+                )
         output, recorded = module.apply({"params": tree}, *arguments(x, t, cond, s, keys), mutable=[TOKENS])
         # All blocks are recorded; what is not returned here, XLA does not keep.
-        return output.astype(jnp.float32), recorded[TOKENS]["tokens"][layer - 1].astype(jnp.float32)
+        after = lambda block: recorded[TOKENS]["tokens"][block - 1].astype(jnp.float32)
+        return output.astype(jnp.float32), tuple(map(after, layer)) if isinstance(layer, tuple) else after(layer)
 
     def drop(cond: Conditions, dropped: Bool[Array, " b"]) -> Conditions:
         return {

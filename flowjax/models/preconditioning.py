@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from flowjax.arrays import batch_times, expand_to
 from flowjax.contract import DataSpec
-from flowjax.models.network import Conditions, Network
+from flowjax.models.network import Conditions, Network, Tokens
 from flowjax.paths.path import GaussianPath
 
 LEVELS = (1e-4, 1e4)  # the noise-to-signal ratios between which c_noise moves
@@ -87,10 +87,10 @@ def edm(
         t: Float[Array, "..."],
         cond: Conditions,
         *,
-        layer: int,
+        layer: int | tuple[int, ...],
         s: Float[Array, "..."] | None = None,
         keys: Key[Array, " b"] | None = None,
-    ) -> tuple[Float[Array, "b ..."], Float[Array, "b h w c"]]:
+    ) -> tuple[Float[Array, "b ..."], Tokens | tuple[Tokens, ...]]:
         scaled, first, second, skip, out = inputs(x, t, s)
         output, tokens = network.hidden(tree, scaled, first, cond, layer=layer, s=second, keys=keys)
         return skip * x + out * output, tokens

@@ -80,7 +80,7 @@ def with_text(build_network: Callable[[DataSpec], Network], encoder: TextEncoder
     def apply(tree: PyTree, x: Array, t: Array, cond: Conditions, **options: Any) -> Array:
         return inner.apply(tree["network"], x, t, prepare(tree, cond), **options)
 
-    def hidden(tree: PyTree, x: Array, t: Array, cond: Conditions, **options: Any) -> tuple[Array, Array]:
+    def hidden(tree: PyTree, x: Array, t: Array, cond: Conditions, **options: Any) -> tuple[Array, Any]:
         return inner.hidden(tree["network"], x, t, prepare(tree, cond), **options)
 
     def drop(cond: Conditions, dropped: Bool[Array, " b"]) -> Conditions:
