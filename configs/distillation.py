@@ -10,10 +10,20 @@ from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
 
 JUMPS = dict(name="flow_map", grid=dict(name="uniform"), role="ema")
+RENOISED = dict(name="consistency", grid=dict(name="uniform"), role="ema")
 STEPS = {"default": 1, "two": 2, "four": 4}
 ONE = {"default": 1}
 EULER = dict(name="euler", grid=dict(name="uniform"), role="ema")
 TEACHER = dict(name="mixture")  # with the weights of the data
+# Students that match distributions. Few steps a dispatch: phases that are due at different steps cannot share one.
+MATCHED = {"samplers": RENOISED, "steps": ONE, "updates": 10_000, "steps_per_dispatch": 4}
+FAKE = dict(name="adam", learning_rate=1e-3, decay="cosine", warmup_steps=200)
+BY_FAKE = dict(teacher=TEACHER, start="fresh", scale="gaussian", fake_warmup=1_000, fake_optimizer=FAKE)
+# Modes of a mixture overlap where there is much noise: only there can two denoisers tell how the modes are weighed.
+LOOKED_AT = {"time": dict(name="logit_normal", mean=-0.8), "optimizer.learning_rate": 3e-4}
+JUDGED = dict(teacher=TEACHER, start="fresh", steps=1, game="non_saturating", penalty_weight=0.1)
+NEAR = dict(name="uniform", low=0.5)  # a teacher that sees little of a sample would draw it to the middle
+CALM = {"optimizer.learning_rate": 5e-4, "optimizer.b1": 0.5}
 # method -> what it changes: config key -> value. `samplers` is the sampler of its students and `steps` what it is asked for.
 STUDENTS = {
     "mean_flow": {
@@ -78,6 +88,11 @@ STUDENTS = {
         "network.two_times": True,
         "samplers": JUMPS,
     },
+    "dmd": {**MATCHED, "method": dict(name="dmd", **BY_FAKE)},
+    "dmd2": {**MATCHED, **LOOKED_AT, "method": dict(name="dmd2", student_every=2, **BY_FAKE)},
+    "sid": {**MATCHED, **LOOKED_AT, "method": dict(name="sid", **BY_FAKE)},
+    "ladd": {**MATCHED, **CALM, "method": dict(name="ladd", **JUDGED)},
+    "add": {**MATCHED, **CALM, "time": NEAR, "method": dict(name="add", distillation_weight=0.1, **JUDGED)},
 }
 
 
@@ -101,6 +116,7 @@ def get_config(argument: str = "") -> ConfigDict:
     changes = dict(choose("method", options.method, STUDENTS))
     jumper, asked = changes.pop("samplers"), changes.pop("steps", STEPS)
     config.samplers = {name: dict(jumper, steps=steps) for name, steps in asked.items()}
+    config.steps = changes.pop("updates", config.steps)
     for key, value in changes.items():
         set_value(config, key, value)
     if "teacher" in config.method:
@@ -111,6 +127,8 @@ def get_config(argument: str = "") -> ConfigDict:
         config.steps_per_dispatch = 10
         config.network.width = 32
         config.optimizer.warmup_steps = 10
+        if "fake_warmup" in config.method:
+            config.method.fake_warmup = 10
         config.when.log = schedule(every_steps=20)
         config.sample.count = 200
         config.evaluation = dict(count=500, batch_size=500)

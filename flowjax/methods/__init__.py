@@ -1,8 +1,10 @@
 """Training algorithms: each reads a config, wires networks to losses and returns a contract.Method."""
 
+from flowjax.methods.adversarial import add, ladd
 from flowjax.methods.autoencoder import autoencoder
 from flowjax.methods.boot import boot
 from flowjax.methods.direct import direct
+from flowjax.methods.distribution_matching import dmd, dmd2, sid
 from flowjax.methods.flow_matching import flow_matching
 from flowjax.methods.mean_flow import mean_flow
 from flowjax.methods.perflow import perflow
@@ -18,4 +20,9 @@ METHODS = {
     "perflow": perflow,
     "progressive": progressive,
     "reflow": reflow,
+    "dmd": dmd,
+    "dmd2": dmd2,
+    "sid": sid,
+    "add": add,
+    "ladd": ladd,
 }

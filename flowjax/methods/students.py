@@ -46,6 +46,7 @@ def make_student(
     start: str = "fresh",
     two_times: bool = False,
     stages: tuple[int, ...] = (),
+    updates: int | None = None,
 ) -> Student:
     """Builds what a distillation method begins with.
 
@@ -58,6 +59,7 @@ def make_student(
       start: 'teacher' or 'fresh'.
       two_times: whether the method needs a network of two times.
       stages: how many steps each stage of the run has, where it has several: learning rate and averages begin anew with each.
+      updates: how many the student will have, where that is not one a step: the decay of its learning rate ends there.
     """
     setting = make_setting(config, data, prediction)
     if setting.network.two_times != two_times:
@@ -71,7 +73,7 @@ def make_student(
     origin = {"init": setting.network.init}
     if master is not None:
         origin = student_start(start, master, setting.network, config.seed)
-    optimizer = make_optimizer(config.optimizer, stages or config.steps)
+    optimizer = make_optimizer(config.optimizer, stages or updates or config.steps)
     begins = (0, *itertools.accumulate(stages[:-1]))
     roles = {"student": Role(**origin, tx=optimizer.tx, learning_rate=optimizer.learning_rate)}
     if master is not None:
