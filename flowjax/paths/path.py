@@ -83,6 +83,29 @@ def _derivative(function: Schedule, t: Float[Array, "..."]) -> Float[Array, "...
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
 
 
+def time_at_noise_level(path: GaussianPath, level: Float[Array, "..."] | float) -> Float[Array, "..."]:
+    """The time at which sigma / alpha equals a level, by bisection; levels beyond the ends give the ends.
+
+    Args:
+      path: any path; its sigma / alpha falls in t.
+      level: the noise levels, an array of any shape.
+    """
+    level = jnp.asarray(level)
+    low = jnp.full_like(level, path.start)
+    high = end = jnp.full_like(level, path.end)
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        # sigma > level alpha rather than sigma / alpha > level: no division at pure noise.
+        too_noisy = path.sigma(middle) > level * path.alpha(middle)
+        return jnp.where(too_noisy, middle, low), jnp.where(too_noisy, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
+    middle = 0.5 * (low + high)
+    return jnp.where(path.sigma(end) >= level * path.alpha(end), end, middle)
+
+
 def linear_path() -> GaussianPath:
     """The straight path of rectified flow: alpha = t, sigma = 1 - t."""
     return GaussianPath("linear", lambda t: t, lambda t: 1.0 - t)

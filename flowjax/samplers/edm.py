@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from flowjax.arrays import normal_rows
-from flowjax.samplers.grids import time_at_noise_level
+from flowjax.paths.path import time_at_noise_level
 from flowjax.samplers.steppers import OneStep, Stepper, jump
 
 

@@ -23,32 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import choices
-from flowjax.paths.path import GaussianPath
+from flowjax.paths.path import GaussianPath, time_at_noise_level
 from flowjax.paths.shift import resolved_shift
 from flowjax.paths.times import TIMES, truncated
-
-
-def time_at_noise_level(path: GaussianPath, level: Any) -> Any:
-    """The time at which sigma / alpha equals a level, by bisection; levels beyond the ends give the ends.
-
-    Args:
-      path: any path; its sigma / alpha falls in t.
-      level: the noise levels, an array of any shape.
-    """
-    level = jnp.asarray(level)
-    low = jnp.full_like(level, path.start)
-    high = end = jnp.full_like(level, path.end)
-
-    def halve(_, bracket):
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        # sigma > level alpha rather than sigma / alpha > level: no division at pure noise.
-        too_noisy = path.sigma(middle) > level * path.alpha(middle)
-        return jnp.where(too_noisy, middle, low), jnp.where(too_noisy, high, middle)
-
-    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
-    middle = 0.5 * (low + high)
-    return jnp.where(path.sigma(end) >= level * path.alpha(end), end, middle)
 
 
 def _host(function: Callable[[], Any]) -> np.ndarray:

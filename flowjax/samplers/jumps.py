@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from flowjax.arrays import expand_to, normal_rows
 from flowjax.paths.flow_maps import flow_jump
-from flowjax.samplers.grids import time_at_noise_level
+from flowjax.paths.path import time_at_noise_level
 from flowjax.samplers.steppers import OneStep
 
 
