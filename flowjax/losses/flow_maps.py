@@ -7,7 +7,9 @@ the exact flow map stays put,
 
 where a_t, b_t are derivatives by t. Solved for p this is a regression with a target made by the network itself,
 
-    p* = p - r / b_t,          loss = | p - stop_gradient(p*) |^2.                                                 (2)
+    p* = p - r / b_t,          loss = b_t^2 | p - stop_gradient(p*) |^2,                                           (2)
+
+whose value is |r|^2: an error is measured as the velocity with which it moves the end point.
 
 On the linear path with a velocity a = 1 and b = s - t, and (2) is the identity of MeanFlow (Geng et al. 2025),
 
@@ -17,8 +19,18 @@ At s = 1 it is that of continuous-time consistency models (Song et al. 2023; Lu 
 p* = v: flow matching. dp/dt is one Jacobian-vector product, exact through every network of the package. v is the velocity of
 a teacher, or in its place that of a pair, x1 - x0, whose conditional expectation it is: (1) is linear in v.
 
-b_t may vanish (on the trigonometric path at t = 0, s = 1), so the loss is taken times b_t^2 / c with a c of one's choice:
-see `flow_map_target`, which returns p, r and b_t.
+v enters (1) twice: as the velocity a v, where x1 - x0 may stand for its expectation, and as the direction of dp/dt, which is
+multiplied by the network's own Jacobian. Improved MeanFlow (Geng et al. 2025b) takes that direction from the network itself,
+p(x, t, t): the target then depends on x alone but for a v, and has less noise. See `direction`.
+
+Early in training dp/dt is noise. With v_p the velocity that p itself states at x (its value were s = t), r is split into
+
+    r = a (v - v_p) + share (a_t x + a v_p + b_t p + b dp/dt),                                                     (4)
+
+which at share = 0 is flow matching on every path, and at share = 1 is (1) (the warm-up of Lu & Song 2025).
+
+b_t may vanish (on the trigonometric path at t = 0, s = 1), where p* is infinite but (2) is not: it is computed as
+|b_t (p - stop_gradient(p)) + stop_gradient(r)|^2.
 """
 
 from collections.abc import Callable
@@ -31,6 +43,7 @@ from jaxtyping import Array, Float
 from flowjax.arrays import expand_to, sum_per_example
 from flowjax.paths.flow_maps import flow_jump
 from flowjax.paths.path import GaussianPath
+from flowjax.paths.predictions import convert
 
 Jumper = Callable[
     [Float[Array, "b ..."], Float[Array, " b"], Float[Array, " b"]], Float[Array, "b ..."]
@@ -59,9 +72,10 @@ def flow_map_tangent(
     t: Float[Array, " b"],
     s: Float[Array, " b"],
     velocity: Float[Array, "b ..."],
-    share: float | Float[Array, ""] = 1.0,
+    share: float | Float[Array, "..."] = 1.0,
+    direction: Float[Array, "b ..."] | None = None,
 ) -> Tangent:
-    """Equation (1), by one Jacobian-vector product along (velocity, 1, 0).
+    """Equation (1), by one Jacobian-vector product along (direction, 1, 0).
 
     Args:
       predict: (x, t, s) -> the network's prediction of a jump from t to s.
@@ -71,14 +85,19 @@ def flow_map_tangent(
       t: where jumps begin.
       s: where they end.
       velocity: dx/dt at x.
-      share: a factor of dp/dt, which grows from 0 to 1 where training warms up with it (Lu & Song 2025).
+      share: of equation (4), one or one for each example.
+      direction: dx/dt where the network is differentiated; the velocity unless told.
     """
     ones = jnp.ones_like(t)
-    value, slope_of_value = jax.jvp(predict, (x, t, s), (velocity, ones, jnp.zeros_like(s)))
+    direction = velocity if direction is None else direction
+    value, slope_of_value = jax.jvp(predict, (x, t, s), (direction, ones, jnp.zeros_like(s)))
     # a x + b p is linear in (x, p): its derivative by t at fixed x and p, and its value at (v, dp/dt).
     jump = lambda x, p, t: flow_jump(path, prediction, p, x, t, s)
     at_rest = jax.jvp(lambda t: jump(x, value, t), (t,), (ones,))[1]
-    residual = at_rest + jump(velocity, share * slope_of_value, t)
+    residual = at_rest + jump(velocity, slope_of_value, t)
+    if not (isinstance(share, (int, float)) and share == 1):
+        local = jump(velocity - convert(path, prediction, "velocity", value, x, t), jnp.zeros_like(x), t)
+        residual = local + expand_to(jnp.asarray(share), x) * (residual - local)
     unit = jnp.ones(t.shape)
     slope = jax.jvp(lambda t: flow_jump(path, prediction, unit, 0.0 * unit, t, s), (t,), (ones,))[1]
     return Tangent(value, residual, slope)
@@ -94,8 +113,9 @@ def flow_map_loss(
     velocity: Float[Array, "b ..."],
     power: float = 1.0,
     floor: float = 1e-2,
+    direction: Float[Array, "b ..."] | None = None,
 ) -> tuple[Float[Array, " b"], dict[str, Float[Array, " b"]]]:
-    """Equation (2) times the adaptive weight 1 / stop_gradient(|p - p*|^2 + floor)^power.
+    """Equation (2) times the adaptive weight 1 / stop_gradient(|r|^2 + floor)^power.
 
     Args:
       predict: (x, t, s) -> the prediction of a jump.
@@ -107,13 +127,14 @@ def flow_map_loss(
       velocity: a teacher's at x, or x1 - x0 of the pair behind x; no gradient flows through it.
       power: 0 for a plain squared error, 1 for MeanFlow's weight.
       floor: keeps the weight finite; in squared errors summed over an example.
+      direction: dx/dt where the network is differentiated, as `velocity` without gradient; the velocity unless told.
 
     Returns:
       The loss of each example, and `error`, the squared error per element without the weight.
     """
-    velocity = jax.lax.stop_gradient(velocity)
-    tangent = flow_map_tangent(predict, path, prediction, x, t, s, velocity)
-    target = jax.lax.stop_gradient(tangent.value - tangent.residual / expand_to(tangent.slope, x))
-    squared = sum_per_example((tangent.value - target) ** 2)
+    velocity, direction = jax.lax.stop_gradient((velocity, direction))
+    tangent = flow_map_tangent(predict, path, prediction, x, t, s, velocity, direction=direction)
+    value, (held, residual, slope) = tangent.value, jax.lax.stop_gradient(tangent)
+    squared = sum_per_example((expand_to(slope, x) * (value - held) + residual) ** 2)
     weight = jax.lax.stop_gradient(squared + floor) ** -power
     return weight * squared, {"error": squared / (x.size // len(x))}

@@ -106,3 +106,51 @@ def test_with_equal_times_it_is_flow_matching_and_the_target_has_no_gradient():
     jax.tree.map(close, jax.grad(loss)(TREE, s), jax.grad(regression)(TREE))
     through = lambda v: jnp.sum(flow_map_loss(predict, path, "velocity", x, t, s, v, power=0.0)[0])
     np.testing.assert_array_equal(jax.grad(through)(velocity), 0)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+@pytest.mark.parametrize("path_name", ["linear", "trigonometric", "vp"])
+def test_a_share_of_nothing_is_flow_matching_and_of_all_the_whole_condition(path_name, prediction):
+    with jax.enable_x64(True):
+        path, mixture = make_path(path_name), gaussian(0.7, 0.4)
+        x, t, s = points(path)
+        velocity = mixture.prediction(path, "velocity", x, t)
+        field = lambda x, t, s: mixture.prediction(path, prediction, x, t)  # right at s = t alone
+        at = lambda predict, share: flow_map_tangent(predict, path, prediction, x, t, s, velocity, share).residual
+        np.testing.assert_allclose(at(field, jnp.zeros(())), 0, atol=1e-9)
+        assert np.abs(at(field, 1.0)).max() > 1e-2
+        np.testing.assert_allclose(at(field, jnp.ones(len(x))), at(field, 1.0), atol=1e-9)
+        # On the trigonometric path the split is that of Lu & Song 2025: sin(phi) x grows in together with dF/dphi.
+        if (path_name, prediction) == ("trigonometric", "velocity"):
+            end = jnp.ones_like(t)
+            phi = 0.5 * np.pi * (1 - t)[:, None]
+            value, slope = jax.jvp(field, (x, t, end), (velocity, end, 0 * t))
+            to_angle = -2 / np.pi
+            f, df, dx = to_angle * value, to_angle**2 * slope, to_angle * velocity
+            expected = -(np.cos(phi) ** 2) * (f - dx) - 0.3 * np.cos(phi) * np.sin(phi) * (x + df)
+            found = flow_map_tangent(field, path, prediction, x, t, end, velocity, 0.3)
+            np.testing.assert_allclose(to_angle * -found.slope[:, None] * found.residual, expected, atol=1e-9)
+
+
+def test_the_direction_of_the_derivative_may_be_another():
+    x, velocity, other = jnp.asarray(RNG.normal(size=(3, 5, 2)), jnp.float32)
+    t, s = jnp.linspace(0.1, 0.5, 5), jnp.linspace(0.9, 0.6, 5)
+    predict = lambda x, t, s: network(TREE, x, t, s)
+    value, slope = jax.jvp(predict, (x, t, s), (other, jnp.ones(5), jnp.zeros(5)))
+    expected = jnp.sum((value - (velocity + (s - t)[:, None] * slope)) ** 2, axis=1)  # V - v of improved MeanFlow
+    path = make_path("linear")
+    loss = lambda other: flow_map_loss(predict, path, "velocity", x, t, s, velocity, power=0.0, direction=other)[0]
+    np.testing.assert_allclose(loss(other), expected, rtol=1e-4)
+    np.testing.assert_array_equal(jax.grad(lambda other: jnp.sum(loss(other)))(other), 0)
+
+
+def test_the_whole_trigonometric_path_has_a_finite_loss():
+    path, x = make_path("trigonometric"), jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32)
+    t, s = jnp.array([0.0, 0.0, 1.0]), jnp.array([1.0, 0.5, 1.0])  # b_t = -cos(pi (s - t) / 2) is 0 for the first
+
+    def loss(tree):
+        predict = lambda x, t, s: network(tree, x, t, s)
+        return jnp.sum(flow_map_loss(predict, path, "velocity", x, t, s, x, power=0.5)[0])
+
+    value, slope = jax.value_and_grad(loss)(TREE)
+    assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
