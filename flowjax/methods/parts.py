@@ -242,18 +242,18 @@ def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
         count = len(next(iter(cond.values()))) if cond else 0
         return setting.network.drop(cond, jnp.ones(count, bool))
 
-    droppable = any(condition.null is not None for condition in setting.network.conditions.values())
     return {
         name: make_sampler(
             spec,
             predict=setting.network.apply,
-            null=null if droppable else None,
+            null=null if setting.network.droppable else None,
             prediction=setting.prediction,
             path=setting.path,
             noise=setting.noise,
             shape=setting.shape,
             prepare=setting.network.prepare,
             seen=setting.seen_shape,
+            settable={name: item.dtype for name, item in setting.network.conditions.items() if item.shape == ()},
         )
         for name, spec in config.samplers.to_dict().items()
     }

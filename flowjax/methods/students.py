@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -97,3 +98,36 @@ def second_times(
     other = setting.times.quantile(uniform_rows(example_keys(first, batch["row"])))
     same = uniform_rows(example_keys(second, batch["row"])) < equal
     return jnp.where(same, t, jnp.minimum(t, other)), jnp.where(same, t, jnp.maximum(t, other))
+
+
+def with_role(roles: Mapping[str, Role], name: str, role: Role) -> dict[str, Role]:
+    """The roles and one more, whose name no average of config.ema may have."""
+    if name in roles:
+        raise ValueError(f"ema.{name} has the name of a role of the method. Give the average another name.")
+    return {**roles, name: role}
+
+
+def check_scales(scales: tuple, network: Network) -> None:
+    """Refuses scales of guidance that the network would not hear, and a network that would wait for them."""
+    told = "guidance" in network.conditions
+    if bool(scales) != told:
+        raise ValueError(
+            "The scale of guidance is drawn from method.scales and read by a network with guidance_conditional=True: it takes "
+            f"both or neither. scales is {tuple(scales)}, and the network {'reads' if told else 'does not read'} it."
+        )
+    if scales and (len(scales) != 2 or not 0 < scales[0] <= scales[1]):
+        raise ValueError(f"method.scales is {tuple(scales)}; expected (lowest, highest), above 0.")
+
+
+def drawn_scales(scales: tuple, batch: Batch, key: Key[Array, ""]) -> Float[Array, " b"] | None:
+    """A scale of guidance for each example, even between the two of `scales`; None where there are none.
+
+    Args:
+      scales: (lowest, highest), or ().
+      batch: with `row`.
+      key: of this draw alone.
+    """
+    if not scales:
+        return None
+    low, high = scales
+    return low + (high - low) * uniform_rows(example_keys(key, batch["row"]))

@@ -81,8 +81,7 @@ def make_teacher(spec: Spec, data: DataSpec, setting: Setting) -> Teacher:
                 f"The teacher reads the condition '{name}' and the student does not: it could not follow. Give the student's "
                 "network the same conditions (class_conditional, text_conditional), or take a teacher without it."
             )
-    droppable = any(condition.null is not None for condition in teacher.network.conditions.values())
-    if teacher.guidance_scale != 1 and not droppable:
+    if teacher.guidance_scale != 1 and not teacher.network.droppable:
         raise ValueError(
             f"teacher.guidance_scale is {teacher.guidance_scale}, but the teacher has no condition to drop. Leave it at 1."
         )

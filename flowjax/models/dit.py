@@ -39,6 +39,7 @@ from flowjax.models.network import (
     Conditions,
     Network,
     from_module,
+    guidance_condition,
     label_condition,
     mask_condition,
     record_tokens,
@@ -142,7 +143,7 @@ class DiT(nn.Module):
         embed = ConditionEmbedding(
             self.width, self.num_classes, time_scale=self.time_scale, dtype=self.dtype, name="embedding"
         )
-        embedding, shared, rank = embed(t, s, cond.get("label")), None, None
+        embedding, shared, rank = embed(t, s, cond.get("label"), cond.get("guidance")), None, None
         if self.modulation == "lora":
             rank = self.modulation_rank
             shared = jnp.concatenate(Modulation(6, self.width, None, self.dtype, name="modulation")(embedding), axis=-1)
@@ -186,6 +187,7 @@ def dit(
     masked: bool = False,
     max_tokens: int = 0,
     class_conditional: bool = True,
+    guidance_conditional: bool = False,
     text_conditional: bool = True,
     dropout: float = 0.0,
     two_times: bool = False,
@@ -215,6 +217,7 @@ def dit(
       masked: read cond['pixel_mask'], bool[b, height, width], True inside an example's image.
       max_tokens: with `masked`, how many tokens to compute for an example; one with more comes out as NaN. 0 for all.
       class_conditional: read cond['label'] where the data have classes.
+      guidance_conditional: read cond['guidance'], the scale of guidance to answer with.
       text_conditional: read cond['text'] and cond['text_mask'] where the data have captions (encoded ones).
       dropout: share of units to drop, after attention and in the feed-forward part, when the network is given keys.
       two_times: take a second time s.
@@ -265,6 +268,8 @@ def dit(
         jnp.dtype(dtype),
     )
     conditions = {} if classes is None else {"label": label_condition(classes)}
+    if guidance_conditional:
+        conditions |= guidance_condition()
     if text_conditional and data.text_channels > 0:
         conditions |= text_conditions(data.text_length, data.text_channels)
     if masked:

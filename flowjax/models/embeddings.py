@@ -16,6 +16,9 @@ Two times. A flow-map network moves a point from t to s. Its embedding is
 where the last layer of e' starts at zero: a new two-time network is the one-time network with the same other
 parameters, whatever s is, and s = t asks for the velocity (Geng et al. 2025 embed (t, t - r) in the same way).
 
+A scale of guidance that the network is to answer with is embedded like a time, w / 20, and starts at zero too (Meng et al.
+2023; Luo et al. 2023).
+
 Labels. A table of num_classes + 1 rows; the last one is the null label of guidance (Ho & Salimans 2021).
 """
 
@@ -29,6 +32,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 MAX_PERIOD = 10000.0
+LARGEST_GUIDANCE = 20.0  # usual scales are then times in [0, 1]
+GUIDANCE_WAVES = 200.0  # highest frequency: steps of a tenth differ
 
 
 def sinusoidal_features(t: Float[Array, " b"], size: int, time_scale: float = 1000.0) -> Float[Array, "b size"]:
@@ -76,7 +81,7 @@ class TimeEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """The embedding (2) of one or two times plus that of the label, which modulates the blocks of a network.
+    """The embedding (2) of one or two times, plus those of the label and of a scale of guidance: it modulates the blocks.
 
     Attributes:
       features: the size of the result.
@@ -92,12 +97,21 @@ class ConditionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(
-        self, t: Float[Array, " b"], s: Float[Array, " b"] | None = None, label: Int[Array, " b"] | None = None
+        self,
+        t: Float[Array, " b"],
+        s: Float[Array, " b"] | None = None,
+        label: Int[Array, " b"] | None = None,
+        guidance: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b features"]:
         options = {"waves": self.waves, "time_scale": self.time_scale, "dtype": self.dtype}
         embedding = TimeEmbedding(self.features, name="time", **options)(t)
         if s is not None:
             embedding += TimeEmbedding(self.features, zero=True, name="gap", **options)(s - t)
+        if guidance is not None:
+            options |= {"time_scale": GUIDANCE_WAVES}
+            embedding += TimeEmbedding(self.features, zero=True, name="guidance", **options)(
+                guidance / LARGEST_GUIDANCE
+            )
         if self.num_classes is not None:
             embedding += LabelEmbedding(self.num_classes, self.features, dtype=self.dtype, name="label")(label)
         return embedding

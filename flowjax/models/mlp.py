@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, Key
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.models.dense import Dense
-from flowjax.models.embeddings import Dropout, octave_features
-from flowjax.models.network import Conditions, Network, from_module, label_condition
+from flowjax.models.embeddings import LARGEST_GUIDANCE, Dropout, octave_features
+from flowjax.models.network import Conditions, Network, from_module, guidance_condition, label_condition
 
 ACTIVATIONS = {"silu": nn.silu, "gelu": nn.gelu, "relu": nn.relu, "tanh": jnp.tanh, "softplus": nn.softplus}
 
 
 class MLP(nn.Module):
-    """Dense layers on (x, features of t, features of s - t, label vector); see `mlp` for the options."""
+    """Dense layers on (x, features of t, features of s - t and of the guidance, label vector); see `mlp` for the options."""
 
     width: int = 256
     depth: int = 3
@@ -46,6 +46,8 @@ class MLP(nn.Module):
         parts = [x.reshape(x.shape[0], -1), octave_features(t, self.octaves)]
         if s is not None:
             parts.append(octave_features(s - t, self.octaves))
+        if "guidance" in (cond or {}):
+            parts.append(octave_features(cond["guidance"] / LARGEST_GUIDANCE, self.octaves))
         hidden = Dense(self.width, dtype=self.dtype, name="layer_0")(jnp.concatenate(parts, axis=-1))
         if self.num_classes is not None:
             # Adding a row of a table is the same as concatenating a one-hot label, without the wide matrix.
@@ -67,6 +69,7 @@ def mlp(
     activation: str = "silu",
     octaves: int = 8,
     class_conditional: bool = True,
+    guidance_conditional: bool = False,
     dropout: float = 0.0,
     two_times: bool = False,
     zero_output: bool = False,
@@ -81,6 +84,7 @@ def mlp(
       activation: silu, gelu, relu, tanh or softplus.
       octaves: pairs of time features; they resolve steps of 2^-octaves.
       class_conditional: read cond['label'] where the data have classes.
+      guidance_conditional: read cond['guidance'], the scale of guidance to answer with.
       dropout: share of hidden units to drop when the network is given keys.
       two_times: take a second time s.
       zero_output: start as the zero function.
@@ -91,4 +95,6 @@ def mlp(
     module = MLP(width, depth, activation, octaves, classes, dropout, zero_output, jnp.dtype(dtype))
     choose("activation", activation, ACTIVATIONS)
     conditions = {} if classes is None else {"label": label_condition(classes)}
+    if guidance_conditional:
+        conditions |= guidance_condition()
     return from_module(module, data, conditions, two_times)

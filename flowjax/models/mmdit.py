@@ -40,6 +40,7 @@ from flowjax.models.network import (
     Conditions,
     Network,
     from_module,
+    guidance_condition,
     label_condition,
     record_tokens,
     text_conditions,
@@ -186,7 +187,7 @@ class MMDiT(nn.Module):
         embed = ConditionEmbedding(
             self.width, self.num_classes, time_scale=self.time_scale, dtype=self.dtype, name="embedding"
         )
-        embedding = embed(t, s, cond.get("label"))
+        embedding = embed(t, s, cond.get("label"), cond.get("guidance"))
         embedding += dense("pooled_out")(nn.silu(dense("pooled_in")(pooled)))
 
         block_class = nn.remat(JointBlock) if self.remat else JointBlock
@@ -219,6 +220,7 @@ def mmdit(
     dual_blocks: int = 0,
     position_grid: int = 0,
     class_conditional: bool = True,
+    guidance_conditional: bool = False,
     dropout: float = 0.0,
     two_times: bool = False,
     time_scale: float = 1000.0,
@@ -239,6 +241,7 @@ def mmdit(
       position_grid: side of the table of positions of which an image sees the middle (SD3: 192); 0 for positions
         that start at the corner.
       class_conditional: read cond['label'] where the data have classes.
+      guidance_conditional: read cond['guidance'], the scale of guidance to answer with.
       dropout: share of units to drop, after attention and in the feed-forward part, when the network is given keys.
       two_times: take a second time s.
       time_scale: highest frequency of the time embedding.
@@ -274,5 +277,7 @@ def mmdit(
         jnp.dtype(dtype),
     )
     conditions = {} if classes is None else {"label": label_condition(classes)}
+    if guidance_conditional:
+        conditions |= guidance_condition()
     conditions |= text_conditions(data.text_length, data.text_channels, data.pooled_channels)
     return from_module(module, data, conditions, two_times, layers=depth)

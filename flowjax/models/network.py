@@ -79,6 +79,11 @@ def text_conditions(length: int, channels: int, pooled_channels: int = 0) -> dic
     return conditions
 
 
+def guidance_condition() -> dict[str, Condition]:
+    """`guidance` [b], the scale of guidance that a network is to answer with in one evaluation (Meng et al. 2023)."""
+    return {"guidance": Condition((), jnp.float32)}
+
+
 def mask_condition(shape: tuple[int, ...]) -> Condition:
     """`pixel_mask` [b, height, width], True inside an example's image."""
     return Condition(tuple(shape), jnp.bool_)
@@ -144,6 +149,11 @@ class Network:
     hidden: Hidden | None = None
     layers: int = 0
     prepare: Callable[[PyTree, Conditions], Conditions] = lambda tree, cond: cond
+
+    @property
+    def droppable(self) -> bool:
+        """Whether there is a condition with a null, which guidance needs."""
+        return any(condition.null is not None for condition in self.conditions.values())
 
 
 def record_tokens(module: nn.Module, tokens: Float[Array, "b h w c"]) -> None:

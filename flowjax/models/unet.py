@@ -15,7 +15,15 @@ from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.models.convolution import CONVOLUTIONS, Convolution
 from flowjax.models.embeddings import ConditionEmbedding
-from flowjax.models.network import Conditions, Network, from_module, label_condition, record_tokens, text_conditions
+from flowjax.models.network import (
+    Conditions,
+    Network,
+    from_module,
+    guidance_condition,
+    label_condition,
+    record_tokens,
+    text_conditions,
+)
 from flowjax.models.residual import AttentionBlock, ResidualBlock, double, group_norm
 
 RESAMPLINGS = {
@@ -52,7 +60,7 @@ class UNet(nn.Module):
         embed = ConditionEmbedding(
             4 * self.channels, self.num_classes, time_scale=self.time_scale, dtype=self.dtype, name="embedding"
         )
-        embedding = embed(t, s, cond.get("label"))
+        embedding = embed(t, s, cond.get("label"), cond.get("guidance"))
 
         def convolve(h, features, name, stride=1):
             return Convolution(features, stride, False, self.convolution, self.dtype, name=name)(h)
@@ -114,6 +122,7 @@ def unet(
     head_channels: int = 32,
     resampling: str = "block",
     class_conditional: bool = True,
+    guidance_conditional: bool = False,
     text_conditional: bool = True,
     dropout: float = 0.0,
     two_times: bool = False,
@@ -132,6 +141,7 @@ def unet(
       head_channels: channels of an attention head.
       resampling: how an image is halved and doubled: 'block' or 'conv'.
       class_conditional: read cond['label'] where the data have classes.
+      guidance_conditional: read cond['guidance'], the scale of guidance to answer with.
       text_conditional: read cond['text'] and cond['text_mask'] where the data have captions (encoded ones).
       dropout: share of units to drop in the residual blocks when the network is given keys.
       two_times: take a second time s.
@@ -175,6 +185,8 @@ def unet(
         jnp.dtype(dtype),
     )
     conditions = {} if classes is None else {"label": label_condition(classes)}
+    if guidance_conditional:
+        conditions |= guidance_condition()
     if text:
         conditions |= text_conditions(data.text_length, data.text_channels)
     layers = len(multipliers) * (2 * blocks + 1) + 1

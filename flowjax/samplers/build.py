@@ -1,8 +1,10 @@
 """From a sampler spec to a contract.Sampler.
 
 A spec is dict(name='heun', steps=20, grid=dict(name='uniform'), guidance=dict(name='none'), role='ema', denoise=None,
-shape=()); every other entry is an option of the sampler that `name` chooses. `shape` = (height, width) draws images of
-another size or aspect ratio than that of the data's examples, such as that of another bucket.
+shape=(), conditions={}); every other entry is an option of the sampler that `name` chooses. `shape` = (height, width) draws
+images of another size or aspect ratio than that of the data's examples, such as that of another bucket. `conditions` sets those
+that are one number for an example, over those that samples are drawn under: dict(guidance=4.0) for a student that was
+trained to answer with any scale of guidance, dict(label=3) for one class.
 
 Conditions with a `pixel_mask` bool[b, height, width] ask for images smaller than their arrays: a sample is zero outside
 its mask, and nothing there counts in the norms of guidance.
@@ -10,6 +12,7 @@ its mask, and nothing there counts in the norms of guidance.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -50,7 +53,15 @@ STEPPERS: dict[str, Callable[..., Stepper]] = {
     "consistency": Consistency,
 }
 SAMPLERS: dict[str, Callable[..., Any]] = {**STEPPERS, **ADAPTIVE}
-COMMON = ("steps", "grid", "guidance", "role", "denoise", "shape")
+COMMON = ("steps", "grid", "guidance", "role", "denoise", "shape", "conditions")
+DEFAULTS = {
+    "grid": {"name": "uniform"},
+    "guidance": {"name": "none"},
+    "role": "ema",
+    "denoise": None,
+    "shape": (),
+    "conditions": {},
+}
 Predict = Callable[..., Any]  # (tree, x, t[b], conditions), and s=s[b] for a network of two times -> prediction
 # Where a prediction fixes nothing at pure noise (alpha = 0), samplers start here, near DDPM's smallest alpha.
 LATER_START = 5e-3
@@ -113,8 +124,7 @@ def make_parts(
       seen: of what is to be seen of it, where that is less (DataSpec.seen_shape): grids that go by the size of a sample
         go by this.
     """
-    defaults = {"grid": {"name": "uniform"}, "guidance": {"name": "none"}, "role": "ema", "denoise": None, "shape": ()}
-    spec = {**defaults, **spec}
+    spec = {**DEFAULTS, **spec}
     shape, seen = drawn_shape(spec, shape), drawn_shape(spec, seen or shape)
     options = {key: value for key, value in spec.items() if key not in COMMON}
     stepper = _build_stepper(options)
@@ -240,6 +250,7 @@ def make_sampler(
     shape: tuple[int, ...],
     prepare: Callable[[PyTree, Mapping[str, Array]], Mapping[str, Array]] = lambda tree, conditions: conditions,
     seen: tuple[int, ...] | None = None,
+    settable: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sampler:
     """Builds a sampler that draws from the parameters of one role.
 
@@ -253,6 +264,7 @@ def make_sampler(
       shape: the shape of one example of the data.
       prepare: (tree, conditions) -> what `predict` takes in their place: computed once, before the first step.
       seen: see make_parts.
+      settable: conditions that are one number for an example, with their types.
 
     Returns:
       A Sampler. It starts from sigma(t_0) noise, which neglects alpha(t_0) x1 at the noise end of the path.
@@ -265,6 +277,13 @@ def make_sampler(
             "the network a class condition (network.class_conditional=True), or set guidance=dict(name='none')."
         )
     adaptive = isinstance(parts.stepper, Adaptive)
+    fixed = dict(parts.spec["conditions"])
+    for name in fixed:
+        if name not in settable:
+            raise ValueError(
+                f"Sampler '{spec['name']}' sets the condition '{name}', which is none of the network's that are one number for "
+                f"an example: {', '.join(sorted(settable)) or 'it has none'}.{choices.suggestion(name, settable)}"
+            )
 
     def field_of(params, branches):
         return make_field(parts, predict, prediction, path, params, branches)
@@ -274,6 +293,8 @@ def make_sampler(
         start = path.sigma(jnp.asarray(parts.grid[0], jnp.float32))
         visible = conditions.get("pixel_mask")
         x = keep_visible(start * noise.sample(noise_keys, parts.shape), visible)
+        numbers = {name: jnp.full(len(x), value, settable[name]) for name, value in fixed.items()}
+        conditions = {**conditions, **numbers}
         branches = make_branches(parts, null, prepare, params, conditions)
         if not adaptive:
             field = field_of(params, branches)
@@ -295,6 +316,7 @@ def make_sampler(
         "denoise": parts.denoise,
         "role": parts.role,
         **({"shape": own_shape} if own_shape else {}),
+        **({"conditions": fixed} if fixed else {}),
         **{key: value for key, value in parts.spec.items() if key not in (*COMMON, "name")},
     }
     also = (parts.guidance.role,) if parts.guidance.needs == "weak" else ()
