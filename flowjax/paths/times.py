@@ -14,6 +14,7 @@ of a uniform u. Three operations keep it exact and serve every distribution:
 | stratified     | u, stratified                       | Kingma et al. 2021 (there a common offset)          |
 | logit_normal   | sigmoid(m + s z)                    | Esser et al. 2024; their m is -m in our time        |
 | edm_log_normal | 1 / (1 + exp(m + s z))              | Karras et al. 2022: ln sigma is normal              |
+| trigonometric_log_normal | 2/pi arctan(exp(s z - m)) | Lu & Song 2025: the same on the trigonometric path |
 | mode           | u + k (cos^2(pi u / 2) - 1 + u)     | Esser et al. 2024, with heavy tails                 |
 | cosmap         | sin / (sin + cos) at pi u / 2       | Esser et al. 2024: log-SNR of the cosine schedule   |
 | u_shaped       | 1/2 + asinh((2u - 1) sinh(a/2)) / a | Lee et al. 2024: p ~ e^{at} + e^{a(1-t)}            |
@@ -217,6 +218,28 @@ def edm_log_normal(mean: float = -1.2, std: float = 1.2) -> TimeDistribution:
 
 
 @_with_common_options
+def trigonometric_log_normal(mean: float = -1.0, std: float = 1.4) -> TimeDistribution:
+    """ln tan(pi (1 - t) / 2) ~ N(mean, std^2): the log noise level of the trigonometric path (Lu & Song 2025)."""
+    _positive("trigonometric_log_normal", std=std)
+    angle = lambda t: 0.5 * math.pi * (1.0 - jnp.clip(t, 0.0, 1.0))
+    z = lambda t: (jnp.log(jnp.sin(angle(t))) - jnp.log(jnp.sin(0.5 * math.pi - angle(t))) - mean) / std
+
+    def density(t):
+        inside = (t > 0) & (t < 1)
+        t = jnp.where(inside, t, 0.5)
+        slope = math.pi / jnp.sin(2.0 * angle(t))  # d ln tan(phi) / dphi = 2 / sin(2 phi)
+        return jnp.where(inside, jnp.exp(-0.5 * z(t) ** 2) / (math.sqrt(2 * math.pi) * std) * slope, 0.0)
+
+    return TimeDistribution(
+        "trigonometric_log_normal",
+        density,
+        lambda t: special.ndtr(-z(t)),
+        # 1 - 2/pi arctan(n) = 2/pi arctan(1/n): no cancellation towards the noise.
+        lambda u: 2.0 / math.pi * jnp.arctan(jnp.exp(std * special.ndtri(u) - mean)),
+    )
+
+
+@_with_common_options
 def mode(scale: float = 1.29) -> TimeDistribution:
     """t = u + scale (cos^2(pi u / 2) - 1 + u): mass in the middle (scale > 0) with tails that never vanish."""
     largest = 2 / (math.pi - 2)
@@ -284,6 +307,7 @@ TIMES: dict[str, Callable[..., TimeDistribution]] = {
     "stratified": functools.partial(uniform, stratified=True),
     "logit_normal": logit_normal,
     "edm_log_normal": edm_log_normal,
+    "trigonometric_log_normal": trigonometric_log_normal,
     "mode": mode,
     "cosmap": cosmap,
     "u_shaped": u_shaped,

@@ -29,6 +29,7 @@ CASES = {  # spec options -> distribution function in float64
     "uniform": ({}, lambda t: t),
     "stratified": ({}, lambda t: t),
     "logit_normal": (dict(mean=-0.5, std=0.8), lambda t: stats.norm.cdf(logit(t), -0.5, 0.8)),
+    "trigonometric_log_normal": ({}, lambda t: stats.lognorm.sf(np.tan(np.pi * (1 - t) / 2), 1.4, scale=np.exp(-1.0))),
     "edm_log_normal": ({}, lambda t: stats.lognorm.sf((1 - t) / t, 1.2, scale=np.exp(-1.2))),
     "mode": ({}, mode_cumulative),
     "cosmap": ({}, lambda t: 2 / np.pi * np.arctan(t / (1 - t))),
