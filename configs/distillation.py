@@ -10,13 +10,13 @@ from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
 
 JUMPS = dict(name="flow_map", grid=dict(name="uniform"), role="ema")
-RENOISED = dict(name="consistency", grid=dict(name="uniform"), role="ema")
+NOISES_AGAIN = dict(name="consistency", grid=dict(name="uniform"), role="ema")
 STEPS = {"default": 1, "two": 2, "four": 4}
 ONE = {"default": 1}
 EULER = dict(name="euler", grid=dict(name="uniform"), role="ema")
 TEACHER = dict(name="mixture")  # with the weights of the data
 # Students that match distributions. Few steps a dispatch: phases that are due at different steps cannot share one.
-MATCHED = {"samplers": RENOISED, "steps": ONE, "updates": 10_000, "steps_per_dispatch": 4}
+MATCHED = {"samplers": NOISES_AGAIN, "steps": ONE, "updates": 10_000, "steps_per_dispatch": 4}
 FAKE = dict(name="adam", learning_rate=1e-3, decay="cosine", warmup_steps=200)
 BY_FAKE = dict(teacher=TEACHER, start="fresh", scale="gaussian", fake_warmup=1_000, fake_optimizer=FAKE)
 # Modes of a mixture overlap where there is much noise: only there can two denoisers tell how the modes are weighed.
@@ -27,9 +27,9 @@ CALM = {"optimizer.learning_rate": 5e-4, "optimizer.b1": 0.5}
 # method -> what it changes: config key -> value. `samplers` is the sampler of its students and `steps` what it is asked for.
 STUDENTS = {
     "mean_flow": {
-        "method": dict(name="mean_flow"),
+        "method": dict(name="mean_flow", power=0.0, equal_times=0.5),
         "network.two_times": True,
-        "time": dict(name="logit_normal", mean=-0.4),
+        "network.octaves": 4,
         "samplers": JUMPS,
     },
     "direct": {
@@ -93,6 +93,88 @@ STUDENTS = {
     "sid": {**MATCHED, **LOOKED_AT, "method": dict(name="sid", **BY_FAKE)},
     "ladd": {**MATCHED, **CALM, "method": dict(name="ladd", **JUDGED)},
     "add": {**MATCHED, **CALM, "time": NEAR, "method": dict(name="add", distillation_weight=0.1, **JUDGED)},
+    "improved_mean_flow": {
+        "method": dict(name="mean_flow", direction="own", power=0.0, equal_times=0.5),
+        "network.two_times": True,
+        "network.octaves": 4,
+        "samplers": JUMPS,
+    },
+    "shortcut": {
+        "method": dict(name="shortcut", share=0.25),
+        "network.two_times": True,
+        "samplers": JUMPS,
+    },
+    "shortcut_distillation": {
+        "method": dict(name="shortcut", share=0.25, teacher=TEACHER),
+        "network.two_times": True,
+        "samplers": JUMPS,
+    },
+    "trajectory_consistency": {
+        "method": dict(name="trajectory_consistency", teacher=TEACHER, longest=0.1, solver_steps=2),
+        "network.two_times": True,
+        "samplers": JUMPS,
+    },
+    "moment_matching": {
+        "method": dict(name="moment_matching", particles=64, step=0.01, a=0.0, b=5.0),
+        "network.two_times": True,
+        "samplers": JUMPS,
+    },
+    "continuous_consistency_distillation": {
+        "method": dict(name="continuous_consistency", teacher=TEACHER, warmup_steps=2_000),
+        "path": dict(name="trigonometric"),
+        "time": dict(name="trigonometric_log_normal", mean=-0.5),
+        "network.octaves": 4,
+        "samplers": NOISES_AGAIN,
+    },
+    "continuous_consistency_training": {
+        # A normalised tangent of single pairs would be drawn towards the likelier mode: this constant leaves it as it is.
+        "method": dict(name="continuous_consistency", warmup_steps=2_000, constant=10.0),
+        "path": dict(name="trigonometric"),
+        "time": dict(name="trigonometric_log_normal", mean=-0.5),
+        "network.octaves": 4,
+        "samplers": NOISES_AGAIN,
+    },
+    "consistency_distillation": {
+        "method": dict(
+            name="consistency",
+            teacher=TEACHER,
+            pairs=dict(name="grid", levels=dict(name="constant", count=64)),
+        ),
+        "samplers": NOISES_AGAIN,
+    },
+    "latent_consistency": {
+        "method": dict(
+            name="consistency",
+            teacher=TEACHER,
+            pairs=dict(name="grid", levels=dict(name="constant", count=50)),
+            target=dict(name="constant", decay=0.95),
+            distance=dict(name="pseudo_huber", width=0.1),
+            scales=(1.0, 4.0),
+        ),
+        "data.labels": True,
+        "network.guidance_conditional": True,
+        "samplers": dict(NOISES_AGAIN, conditions=dict(guidance=1.0)),
+    },
+    "consistency_training": {
+        "method": dict(
+            name="consistency",
+            pairs=dict(name="grid", levels=dict(name="square_root")),
+            target=dict(name="levels", decay=0.1),
+        ),
+        "samplers": NOISES_AGAIN,
+    },
+    "improved_consistency_training": {
+        "method": dict(
+            name="consistency",
+            pairs=dict(name="grid", levels=dict(name="doubling"), cells="times"),
+            distance=dict(name="pseudo_huber", width=0.1),
+        ),
+        "samplers": NOISES_AGAIN,
+    },
+    "easy_consistency_tuning": {
+        "method": dict(name="consistency", pairs=dict(name="ratio"), distance=dict(name="pseudo_huber", width=0.1)),
+        "samplers": NOISES_AGAIN,
+    },
 }
 
 

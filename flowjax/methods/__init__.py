@@ -3,13 +3,18 @@
 from flowjax.methods.adversarial import add, ladd
 from flowjax.methods.autoencoder import autoencoder
 from flowjax.methods.boot import boot
+from flowjax.methods.consistency import consistency
+from flowjax.methods.continuous_consistency import continuous_consistency
 from flowjax.methods.direct import direct
 from flowjax.methods.distribution_matching import dmd, dmd2, sid
 from flowjax.methods.flow_matching import flow_matching
 from flowjax.methods.mean_flow import mean_flow
+from flowjax.methods.moment_matching import moment_matching
 from flowjax.methods.perflow import perflow
 from flowjax.methods.progressive import progressive
 from flowjax.methods.reflow import reflow
+from flowjax.methods.shortcut import shortcut
+from flowjax.methods.trajectory_consistency import trajectory_consistency
 
 METHODS = {
     "flow_matching": flow_matching,
@@ -25,4 +30,9 @@ METHODS = {
     "sid": sid,
     "add": add,
     "ladd": ladd,
+    "consistency": consistency,
+    "continuous_consistency": continuous_consistency,
+    "moment_matching": moment_matching,
+    "shortcut": shortcut,
+    "trajectory_consistency": trajectory_consistency,
 }

@@ -11,7 +11,7 @@ The student sends every point of a trajectory to its end, and is compared with i
 | ECT | the pair's own        | ratio                                | itself   | Huber    | noise_gap | Geng et al. 2024     |
 | LCM | a step of the teacher | grid of 50 levels                    | average  | Huber    | uniform   | Luo et al. 2023      |
 
-The distances of images are LPIPS in the first two. LCM's teacher is guided, at a scale w drawn from `scales`, and its student
+The distance of images is LPIPS in the first two. LCM's teacher is guided, at a scale w drawn from `scales`, and its student
 reads w as a condition (network.guidance_conditional=True): its samplers say conditions=dict(guidance=4.0).
 
 They are students for the sampler `consistency`, whose first time should be one that training saw: on a Karras grid
@@ -30,18 +30,15 @@ from ml_collections import ConfigDict
 from flowjax.choices import Spec, build, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Rate, Role, Track
 from flowjax.losses.consistency import GAPS, consistency_loss
-from flowjax.losses.trajectories import SOLVERS, pseudo_huber, solve, squared_distance
+from flowjax.losses.trajectories import SOLVERS, solve
+from flowjax.methods.endpoints import make_distance
 from flowjax.methods.parts import draw, make_samplers, refuse_unread
 from flowjax.methods.students import check_scales, drawn_scales, make_student, with_role
 from flowjax.models.ema import EMAS
 from flowjax.paths.pairs import PAIRS, Pairs
 from flowjax.samplers.field import determined
 
-GRID, SQUARED = {"name": "grid"}, {"name": "squared"}  # the defaults
-DISTANCES = {
-    "squared": lambda: squared_distance,
-    "pseudo_huber": lambda width=0.00054: partial(pseudo_huber, width=width),
-}
+GRID = {"name": "grid"}  # the default pairs
 
 
 def consistency(
@@ -50,7 +47,7 @@ def consistency(
     prediction: str = "velocity",
     pairs: Spec = GRID,
     target: Spec | None = None,
-    distance: Spec = SQUARED,
+    distance: Spec | None = None,
     weight: str = "gap",
     label_dropout: float = 0.1,
     teacher: Spec | None = None,
@@ -68,7 +65,7 @@ def consistency(
       pairs: which times are compared, a spec of paths/pairs.py.
       target: who says where the cleaner point ends: None for the student itself; an average of it, a spec of models/ema.py;
         or dict(name='levels', decay=0.9), whose decay follows the number of levels (Song et al. 2023).
-      distance: dict(name='squared') or dict(name='pseudo_huber', width=0.00054).
+      distance: of the ends, a spec of methods/endpoints.py; the mean squared error unless told.
       weight: 'uniform', 'gap' or 'noise_gap'.
       label_dropout: how often conditions are replaced by their null.
       teacher: whose solver makes the cleaner point of the noisier one; None for the pair's own (training from data alone).
@@ -105,8 +102,8 @@ def consistency(
             "'data', or let the pairs begin later (spacing=dict(name='karras'))."
         )
     setting = dataclasses.replace(student.setting, times=chosen.times)
-    measure = build("distance", distance, DISTANCES)
-    roles, judge = student.roles, "student"
+    measure = make_distance(distance)
+    roles, judge = {**student.roles, **measure.roles}, "student"
     if target is not None:
         rates = {**EMAS, "levels": partial(levels_rate, chosen)}
         rate = build("target", target, rates, batch_size=config.batch_size)
@@ -126,8 +123,9 @@ def consistency(
             y = solve(field.velocity, x, t, s, solver_steps, solver)
         # The same dropout on both sides: what differs is the point alone.
         predict = lambda role: lambda x, t: setting.network.apply(params[role], x, t, cond, keys=drawn.keys)
+        compare = lambda one, other: measure.compare(params, one, other, batch["step"])
         value, metrics = consistency_loss(
-            predict("student"), predict(judge), path, prediction, x, t, y, s, weight, measure
+            predict("student"), predict(judge), path, prediction, x, t, y, s, weight, compare
         )
         return value, {"t": t, "gap": s - t, **metrics}
 

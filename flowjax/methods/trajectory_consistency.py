@@ -16,6 +16,7 @@ from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Ro
 from flowjax.losses.autoencoding import balanced
 from flowjax.losses.trajectories import SOLVERS, solve
 from flowjax.losses.trajectory_consistency import soft_consistency_loss
+from flowjax.methods.endpoints import make_distance
 from flowjax.methods.parts import draw, make_samplers, refuse_unread
 from flowjax.methods.students import make_student, with_role
 from flowjax.models.ema import EMAS
@@ -33,6 +34,7 @@ def trajectory_consistency(
     longest: float = 1.0,
     solver: str = "heun",
     solver_steps: int = 4,
+    distance: Spec | None = None,
     judge: Spec = SLOW,
     denoising: float = 1.0,
     adaptive: bool = True,
@@ -48,6 +50,7 @@ def trajectory_consistency(
       prediction: what the network outputs.
       longest: stretch of the teacher's trajectory, as a share of the path; u is uniform in it and before s.
       solver, solver_steps: of the teacher on the way to u.
+      distance: of the ends, a spec of methods/endpoints.py; the mean squared error unless told.
       judge: the average of the student that compares jumps at the clean end, a spec of models/ema.py.
       denoising: weight of the field at s = t; 0 for none.
       adaptive: make this weight relative: to the ratio of both gradients with respect to the last layer.
@@ -64,7 +67,10 @@ def trajectory_consistency(
     student = make_student(config, data, "trajectory_consistency", prediction, teacher, start, two_times=True)
     setting, path = student.setting, student.setting.path
     rate = build("judge", judge, EMAS, batch_size=config.batch_size)
-    roles = with_role(student.roles, "target", Role(copy_of="student", track=Track("student", rate)))
+    measure = make_distance(distance)
+    roles = with_role(
+        {**student.roles, **measure.roles}, "target", Role(copy_of="student", track=Track("student", rate))
+    )
     adaptive = adaptive and denoising > 0
     if adaptive and LAST_LAYER not in jax.eval_shape(setting.network.init, jax.random.key(0)):
         raise ValueError(
@@ -85,9 +91,9 @@ def trajectory_consistency(
         predict = lambda tree: lambda x, t, s: setting.network.apply(tree, x, t, drawn.cond, s=s, keys=drawn.keys)
 
         def consistency(tree):
-            return soft_consistency_loss(
-                predict(tree), predict(still), predict(params["target"]), path, prediction, x, t, y, u, s
-            )
+            jumps = predict(tree), predict(still), predict(params["target"])
+            compare = lambda one, other: measure.compare(params, one, other, batch["step"])
+            return soft_consistency_loss(*jumps, path, prediction, x, t, y, u, s, compare)
 
         def field(tree):
             wanted = target(path, prediction, drawn.noise, drawn.data, t)
