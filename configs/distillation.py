@@ -1,11 +1,13 @@
 """Students of few steps, on points whose flow is known in closed form.
 
     python -m flowjax.main --config=configs/distillation.py                              # MeanFlow from data alone
-    python -m flowjax.main --config=configs/distillation.py:weights=uneven
+    python -m flowjax.main --config=configs/distillation.py:method=progressive,weights=uneven
+    python -m flowjax.sweep --config=configs/distillation.py --out=runs/distillation     # every method, both weights
 
 The teacher is the exact velocity of eight modes on a ring, so that nothing but the method is measured.
 """
 
+from flowjax import sweep as hyper
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
 
@@ -215,3 +217,8 @@ def get_config(argument: str = "") -> ConfigDict:
         config.sample.count = 200
         config.evaluation = dict(count=500, batch_size=500)
     return config
+
+
+def sweep() -> list[hyper.Point]:
+    """Every method, with even and with uneven weights."""
+    return hyper.product(hyper.sweep(":method", STUDENTS), hyper.sweep(":weights", ("even", "uneven")))

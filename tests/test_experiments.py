@@ -64,3 +64,17 @@ def test_text_to_image_trains_and_measures(tmp_path):
     assert len(cases) == len(receipts) == 7
     assert all(0 <= receipt["value"] <= 1 and receipt["samples"] == 16 for receipt in receipts)
     assert (tmp_path / "published" / "samples.png").exists()
+
+
+def test_students_and_their_teacher_are_measured(tmp_path):
+    arguments = ["--tiny", "--only", "method=direct,weights=even*", "--workers", "1", "--work", str(tmp_path)]
+    assert script("distillation").main(arguments) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    values = {(r["method"], r["steps"], r["metric"]): r["value"] for r in receipts}
+    assert {metric for method, _, metric in values if method == "direct"} == {
+        "sliced_w2_ratio", "mode_weight_error", "map_error"
+    }  # fmt: skip
+    # Euler's error falls with its steps, and with as many as the reference it lands where that does.
+    errors = [values["teacher", steps, "map_error"] for steps in (1, 2, 4, 400)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 < errors[0]
+    assert values["direct", 1, "map_error"] > errors[-1]

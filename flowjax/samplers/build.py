@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from flowjax import choices
 from flowjax.arrays import keep_visible
@@ -234,6 +234,12 @@ def make_field(
     return dataclasses.replace(field, predict=lambda x, *more: field.predict(keep_visible(x, visible), *more))
 
 
+def split_keys(keys: Key[Array, " b"]) -> tuple[Key[Array, " b"], Key[Array, " b"]]:
+    """The keys of each sample's starting noise, and of what its steps draw."""
+    noise_keys, step_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    return noise_keys, step_keys
+
+
 def _second(s: Any = None) -> dict[str, Any]:
     """The second time as a network takes it."""
     return {} if s is None else {"s": s}
@@ -289,7 +295,7 @@ def make_sampler(
         return make_field(parts, predict, prediction, path, params, branches)
 
     def draw(params, conditions, keys):
-        noise_keys, step_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        noise_keys, step_keys = split_keys(keys)
         start = path.sigma(jnp.asarray(parts.grid[0], jnp.float32))
         visible = conditions.get("pixel_mask")
         x = keep_visible(start * noise.sample(noise_keys, parts.shape), visible)

@@ -1,0 +1,160 @@
+"""Students of few steps, measured: every method of configs/distillation.py on a flow that is known in closed form.
+
+    python experiments/distillation/run.py [--tiny] [--only PATTERN] [--workers N] [--work DIR] [--out DIR]
+
+The teacher is the exact velocity of eight modes on a ring, with even and with uneven weights; all students are dense
+networks of one size. Measured at the steps that each is meant for:
+
+    sliced_w2_ratio     sliced W2 to true points over that of true points to true points
+    mode_weight_error   sum of |share of the samples in a mode - its weight| over the modes
+    map_error           median distance of a sample from where the teacher's ODE leads from the same noise, by 400 steps of
+                        Runge and Kutta; for samplers that draw no further noise
+
+and the teacher itself by as many steps of Euler. Finished runs are not trained again.
+"""
+
+import argparse
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax.arrays import example_keys
+from flowjax.config import ConfigDict
+from flowjax.evaluation import run_files
+from flowjax.evaluation.coverage import mode_weights
+from flowjax.evaluation.experiment import run_parts, sweep
+from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.losses.trajectories import solve
+from flowjax.methods.parts import make_setting
+from flowjax.paths.noises import gaussian
+from flowjax.paths.oracles import GaussianMixture
+from flowjax.paths.path import GaussianPath, make_path
+from flowjax.samplers.build import split_keys
+from flowjax.sweep.jobs import Job, plan
+from flowjax.training.run import Run
+from flowjax.training.sampling import Drawer, evaluate, make_evaluators
+from flowjax.training.state import step_key
+
+CONFIG = "configs/distillation.py"
+REFERENCE_STEPS = 400
+STEPS = (1, 2, 4)
+JUDGED = ("sliced_w2_ratio", "mode_weight_error")
+
+
+def oracle(options: argparse.Namespace) -> None:
+    """Trains the sweep and measures every run, and the teacher."""
+    config = f"{options.root / CONFIG}{':tiny' if options.tiny else ''}"
+    out = options.work / "oracle"
+    sweep(options.root, config, out, "--workers", str(options.workers), "--only", options.only)
+    jobs = [job for job in plan(config, [], out) if job.finished()]
+    receipts, teachers = [], {}
+    for job in jobs:
+        run = Run(ConfigDict(job.config), job.directory)
+        receipts += measure(job, run)
+        teachers.setdefault(job.config["data"]["weights"], run)
+        print(f"measured {job.name}", flush=True)
+    for weights, run in teachers.items():
+        receipts += teacher(run, weights)
+    replace_receipts(options.out / "receipts", "oracle", receipts)
+
+
+def measure(job: Job, run: Run) -> list[dict]:
+    """The receipts of a finished run at each of its samplers."""
+    checkpoints = run.checkpoints(read_only=True)
+    state, _ = checkpoints.restore(checkpoints.latest(), run.executor.abstract)
+    checkpoints.close()
+    drawer, evaluators = Drawer(run), make_evaluators(run)
+    lines = [line for line in run_files.read_lines(job.directory / run_files.METRICS) if "loss" in line]
+    receipts = []
+    for name, sampler in run.method.samplers.items():
+        values, written = evaluate(run, drawer, evaluators, state.params, int(state.step), name, lines[-1]["seconds"])
+        steps = sampler.description["steps"]
+        about = dict(student=job.config["method"]["name"], method=job.point[":method"], steps=steps)
+        about["weights"] = job.config["data"]["weights"]
+        receipts += [{**receipt, **about} for receipt in written if receipt["metric"] in JUDGED]
+        if sampler.description["sampler"] in ("euler", "ddim", "flow_map") and not sampler.description.get("gamma"):
+            error = map_error(run, drawer, state.params, name)
+            receipts.append({**written[0], **about, "metric": "map_error", "value": error, "better": "lower"})
+            for field in ("interval", "floor", "floor_std"):
+                receipts[-1].pop(field, None)
+    return receipts
+
+
+def map_error(run: Run, drawer: Drawer, params: dict, sampler: str) -> float:
+    """The median distance of samples from the ends of their trajectories."""
+    count, stream = run.config.evaluation.count, "map_error"
+    labelled = {} if run.source.spec.num_classes is None else {"label": np.arange(count) % run.source.spec.num_classes}
+    if labelled:
+        return float("nan")  # the oracle of the source knows no labels
+    samples = drawer.draw(params, sampler, {}, count, stream, count)
+    keys = example_keys(step_key(run.config.seed, 0, f"draw/{stream}"), jnp.arange(count))
+    setting = make_setting(run.config, run.source.spec, run.config.method.get("prediction", "velocity"))
+    start = setting.path.sigma(jnp.asarray(setting.path.start)) * gaussian().sample(split_keys(keys)[0], (2,))
+    return float(np.median(np.linalg.norm(samples - trajectory_ends(run.source.oracle, setting.path, start), axis=1)))
+
+
+def trajectory_ends(mixture: GaussianMixture, path: GaussianPath, start) -> np.ndarray:
+    """Where the exact velocity leads from the noise end to the data end."""
+    velocity = lambda x, t: mixture.prediction(path, "velocity", x, t)
+    follow = jax.jit(lambda x: solve(velocity, x, path.start, path.end, REFERENCE_STEPS, "rk4"))
+    return np.asarray(follow(start))
+
+
+def teacher(run: Run, weights: str) -> list[dict]:
+    """The exact velocity by few steps of Euler, on the linear path: what a student has to beat."""
+    path, mixture, count = make_path("linear"), run.source.oracle, run.config.evaluation.count
+    start = gaussian().sample(example_keys(jax.random.key(0), jnp.arange(count)), (2,))
+    velocity = lambda x, t: mixture.prediction(path, "velocity", x, t)
+    ends, receipts = trajectory_ends(mixture, path, start), []
+    judge = make_evaluators(run)["sliced_w2"]
+    for steps in (*STEPS, REFERENCE_STEPS):
+        samples = np.asarray(solve(velocity, start, 0.0, 1.0, steps, "euler"))
+        values = {
+            "sliced_w2_ratio": judge(samples, {})["sliced_w2_ratio"],
+            "mode_weight_error": mode_weights(samples, mixture)["mode_weight_error"],
+            "map_error": float(np.median(np.linalg.norm(samples - ends, axis=1))),
+        }
+        receipts += [
+            make_receipt(
+                name,
+                value,
+                config=run.config.data.to_dict(),
+                config_path=CONFIG,
+                seed=0,
+                images_seen=0,
+                seconds=0.0,
+                sampler="euler",
+                nfe=steps,
+                guidance_scale=None,
+                ema="exact",
+                evaluator=name,
+                samples=count,
+                method="teacher",
+                student="none",
+                steps=steps,
+                weights=weights,
+                better="lower",
+            )
+            for name, value in values.items()
+        ]
+    return receipts
+
+
+def more(parser: argparse.ArgumentParser) -> None:
+    """Options of this experiment alone."""
+    parser.add_argument("--workers", type=int, default=0, help="runs at a time (default: one a core)")
+    parser.add_argument("--only", default="*", help="only the runs whose name matches")
+
+
+PARTS = {"oracle": oracle}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the parts asked for; returns the exit status."""
+    return run_parts(__file__, PARTS, arguments, more)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
