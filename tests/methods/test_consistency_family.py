@@ -64,10 +64,10 @@ def test_every_config_builds_and_gives_one_value_for_each_example(name, weights)
         DataSpec((2,), 8 if labelled else None, std=1.4),
         **{k: v for k, v in config.method.items() if k != "name"},
     )
-    batch = batch_of(16, **({"label": jnp.arange(16) % 8} if labelled else {}))
+    batch = batch_of(64, **({"label": jnp.arange(64) % 8} if labelled else {}))
     for phase in method.phases.values():
         value, metrics = jax.eval_shape(phase.loss, start(method), batch, jax.random.key(0))
-        assert value.shape == (16,) and "t" in metrics
+        assert value.shape == (64,) and "t" in metrics
     assert "ema" in method.roles and method.samplers["default"].role == "ema"
 
 
