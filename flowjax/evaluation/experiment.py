@@ -54,7 +54,7 @@ def run_parts(
         parts[part](options)
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
     readme = options.out / "README.md"
-    return tables.main([str(readme)]) if readme.exists() else 0
+    return tables.main(["--partial", str(readme)]) if readme.exists() else 0
 
 
 def train(root: pathlib.Path, config: str, workdir: pathlib.Path, *overrides: str) -> None:

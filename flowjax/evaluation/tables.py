@@ -140,6 +140,8 @@ def _cell(receipts: Sequence[Mapping], value: str, over: Sequence[str], form: st
             f"Two receipts of metric '{first.get('metric')}' fall into one cell with the same {', '.join(over)}: "
             f"they differ in {', '.join(differ) or 'nothing'}. Name one of these in rows, columns, where or over."
         )
+    if len(values) == 1 and isinstance(values[0], (list, tuple)) and all(number(end) is not None for end in values[0]):
+        return " to ".join(format(number(end), form) for end in values[0]), None
     numbers = [number(item) for item in values]
     if any(item is None for item in numbers):
         return ", ".join(sorted({show(item) for item in values})), None
@@ -168,7 +170,7 @@ def table(receipts: Sequence[Mapping[str, Any]], options: Mapping[str, str]) -> 
     """The Markdown table of some receipts; `options` are those of the module's header, as text."""
     receipts = [receipt for receipt in receipts if matches(receipt, options.get("where", ""))]
     if not receipts:
-        raise ValueError(f'No receipt meets where="{options.get("where", "")}".')
+        raise NoReceipts(f'No receipt meets where="{options.get("where", "")}".')
     rows = options["rows"].split(",")
     columns = options.get("columns")
     value_names = options.get("value", "value").split(",")
@@ -211,8 +213,18 @@ def table(receipts: Sequence[Mapping[str, Any]], options: Mapping[str, str]) -> 
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *body))
 
 
-def regenerate(text: str, root: str | os.PathLike) -> str:
-    """The Markdown text with every marked table made anew; `root` is the directory that sources are relative to."""
+class NoReceipts(ValueError):
+    """A table whose receipts have not been made."""
+
+
+def regenerate(text: str, root: str | os.PathLike, partial: bool = False) -> str:
+    """The Markdown text with every marked table made anew.
+
+    Args:
+      text: of the page.
+      root: the directory that sources are relative to.
+      partial: leave tables as they are whose receipts have not been made, instead of a NoReceipts.
+    """
     pieces, position = [], 0
     while begin := BEGIN.search(text, position):
         end = END.search(text, begin.end())
@@ -220,8 +232,13 @@ def regenerate(text: str, root: str | os.PathLike) -> str:
         if end is None or (following and following.start() < end.start()):
             raise ValueError(f"The table marker '{begin['marker'].strip()}' has no `<!-- end -->` behind it.")
         sources, options = parse_marker(begin["marker"])
-        made = table(read_receipts(sources, root), options)
-        pieces += [text[position : begin.end()], f"\n{made}\n", text[end.start() : end.end()]]
+        try:
+            made = f"\n{table(read_receipts(sources, root), options)}\n"
+        except (NoReceipts, FileNotFoundError):
+            if not partial:
+                raise
+            made = text[begin.end() : end.start()]
+        pieces += [text[position : begin.end()], made, text[end.start() : end.end()]]
         position = end.end()
     return "".join(pieces) + text[position:]
 
@@ -275,12 +292,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flowjax.evaluation.tables", description="Tables from receipts.")
     parser.add_argument("files", nargs="+", metavar="FILE.md")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a table is out of date")
+    parser.add_argument("--partial", action="store_true", help="leave tables alone whose receipts have not been made")
     options = parser.parse_args(arguments)
     stale = False
     for name in options.files:
         path = pathlib.Path(name)
         old = path.read_text()
-        new = regenerate(old, path.parent)
+        new = regenerate(old, path.parent, options.partial)
         if old == new:
             continue
         stale = True

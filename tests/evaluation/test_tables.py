@@ -79,6 +79,19 @@ def test_bad_markers_say_what_is_wrong(root, marker, message):
         tables.regenerate(page(marker), root)
 
 
+def test_intervals_have_the_format_of_their_column(root):
+    receipt = dict(name="a", value=0.5, interval=[0.41239, 0.6])
+    options = dict(rows="name", value="value,interval", format=".3f")
+    assert tables.table([receipt], options).splitlines()[-1] == "| a | 0.500 | 0.412 to 0.600 |"
+
+
+def test_tables_without_receipts_may_be_left_as_they_are(root):
+    missing = page("receipts rows=path where=metric=zzz")
+    text = tables.regenerate(missing + page(MARKER), root, partial=True)
+    assert text.startswith(missing) and text[len(missing) :] == tables.regenerate(page(MARKER), root)
+    assert tables.regenerate(page("nowhere/*.json rows=path"), root, partial=True) == page("nowhere/*.json rows=path")
+
+
 def test_a_marker_without_end_does_not_eat_the_page(root):
     text = f"<!-- table: {MARKER} -->\n\nText\n" + page(MARKER)
     with pytest.raises(ValueError, match="has no `<!-- end -->`"):
