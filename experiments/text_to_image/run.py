@@ -126,7 +126,8 @@ def main_run(options: argparse.Namespace) -> None:
     train(options.root, config, workdir)
     replace_receipts(options.out / "receipts", "main", measure(config, workdir, FEW if options.tiny else COUNT))
     written = read_receipts(workdir / run_files.RECEIPTS)
-    replace_receipts(options.out / "receipts", "progress", [r for r in written if r["metric"] in PROGRESS])
+    progress = [{**r, "minutes": round(r["seconds"] / 60)} for r in written if r["metric"] in PROGRESS]
+    replace_receipts(options.out / "receipts", "progress", progress)
     publish_picture(workdir, options.out / "samples.png")
 
 
