@@ -95,7 +95,8 @@ class SamplerParts:
         if isinstance(self.stepper, Adaptive):
             return None
         times = []
-        last = self.stepper.finish(Field(lambda x, t: x, self._prediction, self._path), float(self.grid[-1]))
+        field = Field(lambda x, t: x, self._prediction, self._path, self._network)
+        last = self.stepper.finish(field, float(self.grid[-1]))
         for index, (t, t_next) in enumerate(zip(self.grid[:-1], self.grid[1:])):
             stepper = last if index == len(self.grid) - 2 else self.stepper
             times += [t + fraction * (t_next - t) for fraction in stepper.stages]
@@ -105,6 +106,7 @@ class SamplerParts:
 
     _prediction: str = "velocity"
     _path: GaussianPath | None = None
+    _network: str | None = None
 
 
 def make_parts(
@@ -149,7 +151,9 @@ def make_parts(
     if denoise is None:  # samples are to be clean: a grid that ends at some noise is followed by E[x1 | x]
         noise_left = float(path.sigma(jnp.asarray(grid[-1], jnp.float32))) > 1e-6
         denoise = noise_left and getattr(stepper, "last_step", None) != "tweedie"
-    return SamplerParts(stepper, grid, guidance, spec["role"], denoise, spec, shape, prediction, path)
+    return SamplerParts(
+        stepper, grid, guidance, spec["role"], denoise, spec, shape, guidance.space or prediction, path, prediction
+    )
 
 
 def drawn_shape(spec: Mapping[str, Any], data: tuple[int, ...] | None) -> tuple[int, ...] | None:

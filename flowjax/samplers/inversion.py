@@ -24,7 +24,8 @@ def invert(stepper: Stepper, field: Field, grid: np.ndarray, x: Float[Array, "b 
       x: the points at grid[-1].
     """
     grid = np.asarray(grid)
-    if not determined(field.path, field.network or field.prediction, float(grid[-1])):
+    kinds = {field.prediction, field.network or field.prediction}
+    if not all(determined(field.path, kind, float(grid[-1])) for kind in kinds):
         raise ValueError(
             f"A {field.prediction} prediction determines no velocity at t = {grid[-1]:.6g} on the path "
             f"'{field.path.name}', where inversion starts. End the grid a little earlier, for example with end=0.999."

@@ -72,7 +72,8 @@ class OneStep:
 
 def ends_in_euler(stepper: Stepper, field: Any, end: float) -> Stepper:
     """The finish of steppers that evaluate at t_next: Euler where no velocity is determined at the end."""
-    return stepper if determined(field.path, field.network or field.prediction, end) else Euler()
+    kinds = {field.prediction, field.network or field.prediction}  # both are converted there, one after the other
+    return stepper if all(determined(field.path, kind, end) for kind in kinds) else Euler()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ NATIVE = {
 COUNTS = {"efficientnet_lite0": (4_652_008, 1281 * 1000), "inception_v3": (23_834_568, 2049 * 1000)}
 
 
-@pytest.mark.parametrize("name", sorted(EXTRACTORS))
+@pytest.mark.parametrize("name", sorted(NATIVE))
 def test_shapes_of_layers_and_numbers_of_parameters(name):
     extractor = EXTRACTORS[name]()
     tree = jax.eval_shape(extractor.init, jax.random.key(0))
@@ -32,6 +32,28 @@ def test_shapes_of_layers_and_numbers_of_parameters(name):
     total, classifier = COUNTS[name]
     scales = sum(leaf.shape[0] for leaf in leaves if leaf.ndim == 1)
     assert sum(leaf.size for leaf in leaves) + scales == total - classifier
+
+
+# Sides of the layers for images of 224, and published counts of numbers before the classifier.
+PLAIN = {
+    "vgg16": ((224, 112, 56, 28, 14), 14_714_688),
+    "alexnet": ((55, 27, 13, 13, 13), 2_469_696),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN))
+def test_plain_networks_see_images_as_they_are_or_resized(name):
+    (sides, count), extractor = PLAIN[name], EXTRACTORS[name]()
+    tree = jax.eval_shape(extractor.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(tree)) == count
+    images = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    native = jax.eval_shape(extractor.apply, tree, images(2, 224, 224, 3))
+    shapes = {layer: (2, side, side, c) for side, (layer, c) in zip(sides, extractor.channels.items(), strict=True)}
+    assert {layer: value.shape for layer, value in native.items()} == shapes
+    wide = jax.eval_shape(extractor.apply, tree, images(2, 64, 128, 1))
+    assert all(value.shape[2] > value.shape[1] for value in wide.values())
+    resized = jax.eval_shape(EXTRACTORS[name](input_size=224).apply, tree, images(2, 64, 128, 1))
+    assert {layer: value.shape for layer, value in resized.items()} == shapes
 
 
 @pytest.fixture(scope="module")
