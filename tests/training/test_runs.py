@@ -26,7 +26,9 @@ def command(workdir, *arguments, config="configs/points.py:tiny", module="flowja
 
 
 def environment(devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    # Eight devices share the machine's cores with other tests: one of them may come late to a collective.
+    patience = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
+    flags = f"--xla_force_host_platform_device_count={devices} {patience}"
     return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
