@@ -157,5 +157,6 @@ def for_an_accelerator(config: ConfigDict) -> None:
 
 
 def sweep() -> list[hyper.Point]:
-    """The ablations: one change at a time, all with the same number of updates."""
-    return hyper.product(hyper.sweep(":change", CHANGES), hyper.fix("steps", ABLATION_STEPS))
+    """The ablations: one change at a time, all with the same number of updates, looked at when they end."""
+    fixed = {"steps": ABLATION_STEPS, "when.evaluate.at_percent": (100,), "when.sample.at_percent": (100,)}
+    return hyper.product(hyper.sweep(":change", CHANGES), *(hyper.fix(key, value) for key, value in fixed.items()))

@@ -16,9 +16,10 @@ from flowjax import sweep as hyper
 from flowjax.config import ConfigError
 from flowjax.evaluation import tables
 from flowjax.evaluation.receipts import make_receipt, write_receipt
+from flowjax.evaluation.run_files import write_atomically
 from flowjax.sweep import __main__ as command_line
 from flowjax.sweep import launch, results
-from flowjax.sweep.jobs import Job, as_text, label, plan, short_names
+from flowjax.sweep.jobs import Job, as_text, label, plan, short_names, telling
 from flowjax.sweep.points import points_of
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -74,6 +75,9 @@ def test_names_are_short_unique_and_readable():
         "coupling.name": "coupling",
         ":preset": "preset",
     }
+    assert telling([{"steps": 5, "seed": 0}, {"steps": 5, "seed": 1}]) == ["seed"]
+    assert telling([{"steps": 5}, {"steps": 5, "seed": 1}]) == ["seed"]
+    assert telling([{"steps": 5, "seed": 1}]) == ["steps", "seed"]
     assert short_names(["a.width", "b.width"]) == {"a.width": "a.width", "b.width": "b.width"}
     assert label(dict(name="vp", beta_max=15.0)) == "vp(beta_max=15.0)"
     assert [as_text(v) for v in ("vp", "1", "none", 0.5, True, dict(name="vp"))] == [
@@ -155,7 +159,8 @@ class StubProcess:
             job.log.write_text("starting\nValueError: the loss is a cat\n")
             return
         (job.directory / "config.json").write_text(json.dumps(job.config))
-        (job.directory / "status.json").write_text(json.dumps(dict(state="finished", step=60)))
+        # As runs do: the launcher reads the states of others while one ends.
+        write_atomically(job.directory / "status.json", json.dumps(dict(state="finished", step=60)))
         rate = job.config["optimizer"]["learning_rate"]
         line = dict(step=60, seconds=2.0, loss=rate)
         (job.directory / "metrics.jsonl").write_text(json.dumps(line) + "\n")

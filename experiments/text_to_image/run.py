@@ -2,7 +2,7 @@
 
     python experiments/text_to_image/run.py [--tiny] [--parts main networks ablations accelerator] [--work DIR] [--out DIR]
 
-    main        configs/shapes.py, about 45 minutes on two CPU cores, then accuracy by number of objects, by attribute, on
+    main        configs/shapes.py, then accuracy by number of objects, by attribute, on
                 held-out combinations and by guidance scale
     networks    the learning curves of all networks of the config, a quarter of an hour each
     ablations   python -m flowjax.sweep --config=configs/shapes.py: one change at a time, equal updates
@@ -161,7 +161,9 @@ def ablations(options: argparse.Namespace) -> None:
     out, config = options.work / "ablations", config_of(options)
     sweep(options.root, config, out)
     receipts = [
-        {**receipt, "change": job.name} for job in plan(config, [], out) for receipt in last_receipts(job.directory)
+        {**receipt, "change": job.point[":change"]}
+        for job in plan(config, [], out)
+        for receipt in last_receipts(job.directory)
     ]
     replace_receipts(options.out / "receipts", "ablations", receipts)
 

@@ -84,8 +84,7 @@ def plan(
     configs.load(config_argument, overrides)
     points = points_of(configs.load_module(file), file)
     fixed = {override.partition("=")[0] for override in overrides}
-    keys = list(dict.fromkeys(key for point in points for key in point))
-    names = short_names(keys)
+    names = short_names(telling(points))
     jobs: dict[str, Job] = {}
     mistakes = []
     for point in points:
@@ -171,6 +170,14 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
+def telling(points: Sequence[Point]) -> list[str]:
+    """The keys that tell points apart: what all of them set alike is no part of a name."""
+    keys = dict.fromkeys(key for point in points for key in point)
+    if len(points) == 1:
+        return list(keys)
+    return [key for key in keys if any(key not in point or point[key] != points[0].get(key) for point in points)]
+
+
 def describe(point: Point, names: Mapping[str, str]) -> str:
     """What a point sets, in words: learning_rate=0.001,seed=1."""
-    return ",".join(f"{names[key]}={label(value)}" for key, value in point.items())
+    return ",".join(f"{names[key]}={label(point[key])}" for key in point if key in names)
