@@ -11,6 +11,7 @@ MODES = {
     "eval": "measure the latest checkpoint and write receipts",
     "plan": "parameters, floating-point operations and bytes a device, before anything is allocated",
     "check": "the pre-flight doctor: shapes, gradients, time density, precision, one batch learnt by heart",
+    "combine": "search a linear combination of the kept checkpoints that measures best; --combined uses it",
     "pairs": "make the stored pairs of the data source 'pairs': noise and where its teacher's flow takes it",
     "replay": "repeat the update at which a run stopped with a NaN, and say where it began",
 }
@@ -43,6 +44,15 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--ema_std", type=float, help="sample and eval: a power-function average made afterwards, e.g. 0.08"
     )
+    parser.add_argument(
+        "--combined",
+        action="store_true",
+        help="sample and eval: the combination of checkpoints that --mode=combine found",
+    )
+    parser.add_argument("--metric", help="combine: what of the evaluators to improve (default: the first)")
+    parser.add_argument(
+        "--trials", type=int, default=200, help="combine: how many combinations to measure (default: 200)"
+    )
     parser.add_argument("--out", help="sample: also write the samples as arrays to this .npz file")
     parser.add_argument("--platform", help="cpu, gpu or tpu; the default is the best there is")
     parser.add_argument(
@@ -56,6 +66,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"--count is {known.count}; it must be at least 1")
     if (known.processes is not None or known.process is not None) and not known.coordinator:
         parser.error("--processes and --process go with --coordinator=HOST:PORT")
+    if known.trials < 1:
+        parser.error(f"--trials is {known.trials}; it must be at least 1")
+    if known.combined and known.ema_std is not None:
+        parser.error("--combined and --ema_std are two ways to make parameters after training; give one")
     if known.out and not pathlib.Path(known.out).absolute().parent.is_dir():
         parser.error(f"--out={known.out}: there is no folder {pathlib.Path(known.out).parent}")
     overrides, i = [], 0

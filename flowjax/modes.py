@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from flowjax.choices import choose
 from flowjax.config import ConfigError, refuse_another_run
+from flowjax.training.combination import combined
 from flowjax.training.run import Run
 from flowjax.training.synthesis import synthesise
 
@@ -62,9 +63,9 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
         with config.unlocked():
             config.evaluation.count = options.count
     began = time.perf_counter()
-    lines = run_files.read_lines(workdir / run_files.METRICS)
-    trained = max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
+    trained = run_files.seconds_until(workdir, step)
     average = f"power, std {options.ema_std}" if options.ema_std is not None else None
+    average = "combination" if options.combined else average
     values, receipts = evaluate(run, Drawer(run), evaluators, params, step, name, trained, average)
     for receipt in receipts:
         write_receipt(workdir / "receipts", receipt)
@@ -74,6 +75,18 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
         f"{config.evaluation.count} samples of step {step} with sampler '{name}' in {time.perf_counter() - began:.1f} s"
     )
     write_report(workdir)
+    return 0
+
+
+def combine_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespace) -> int:
+    """Searches a combination of the kept checkpoints, judges it, and keeps its coefficients."""
+    from flowjax.training.combination import search
+
+    run, params, step, name = _latest(config, workdir, options)
+    checkpoints = run.checkpoints(read_only=True)
+    lines = search(run, checkpoints, params, step, name, options.metric, options.trials)
+    checkpoints.close()
+    print("\n".join(lines))
     return 0
 
 
@@ -134,6 +147,8 @@ def _latest(config: ConfigDict, workdir: pathlib.Path, options: argparse.Namespa
     params = dict(state.params)
     if options.ema_std is not None:
         params[role] = synthesise(run, checkpoints, options.ema_std, step)
+    if options.combined:
+        params[role] = combined(run, checkpoints, name)
     checkpoints.close()
     return run, params, step, name
 
@@ -144,6 +159,7 @@ MODES = {
     "eval": eval_mode,
     "plan": plan_mode,
     "check": check_mode,
+    "combine": combine_mode,
     "pairs": pairs_mode,
     "replay": replay_mode,
 }

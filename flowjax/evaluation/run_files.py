@@ -20,6 +20,7 @@ CONFIG_DIFFERENCE = "config_difference.txt"
 CHECK = "check.json"
 STATUS = "status.json"
 SAMPLERS = "samplers.json"
+COMBINATION = "combination.json"
 SAMPLES = "samples"
 RECEIPTS = "receipts"
 EVENTS = "events"
@@ -92,6 +93,12 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
             ) from error
         lines.append(line)
     return lines
+
+
+def seconds_until(workdir: str | os.PathLike, step: int) -> float:
+    """How long a run had trained when it came to a step, by its metrics; 0 where they say nothing."""
+    lines = read_lines(pathlib.Path(workdir) / METRICS)
+    return max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
 
 
 class LineFile:

@@ -14,22 +14,22 @@ from flowjax.data.tokenizers import strictly
 from flowjax.training.run import Run
 
 CAPTION = ("tokens", "text", "text_mask", "text_pooled")  # what a batch may hold of a caption
-HELD_OUT = ("label", *CAPTION, "pixel_mask")  # what samples take from held-out examples
+DESCRIBING = ("label", *CAPTION, "pixel_mask")  # what samples take from real examples
 Conditions = dict[str, np.ndarray]
 
 
-def drawn_under(run: Run, sampler: str, count: int) -> Conditions:
+def drawn_under(run: Run, sampler: str, count: int, split: str = "test") -> Conditions:
     """The conditions of `count` measured samples.
 
-    A sampler that reads real examples gets held-out ones. Captions are those of held-out examples, the same ones each time
+    A sampler that reads real examples gets those of the split. Captions are of its examples too, the same ones each time
     for a seed, and repeated from the first where there are fewer; so are sizes. Labels come with them, or else in turn.
     """
     reads = run.method.samplers[sampler].reads
     if reads:
-        return _real(run, sampler, reads, count)
+        return _real(run, sampler, reads, count, split)
     spec = run.source.spec
     if spec.text_length or spec.masked:
-        return _filling(run, sampler, _held_out(run, count))
+        return _filling(run, sampler, _described(run, count, split))
     return {} if spec.num_classes is None else {"label": (np.arange(count) % spec.num_classes).astype(np.int32)}
 
 
@@ -80,9 +80,9 @@ def captions_of(source: Any, conditions: Mapping[str, np.ndarray]) -> list[str] 
     return tokenizer.decode(np.asarray(conditions["tokens"]))
 
 
-def _real(run: Run, sampler: str, reads: Sequence[str], count: int) -> Conditions:
+def _real(run: Run, sampler: str, reads: Sequence[str], count: int, split: str) -> Conditions:
     try:
-        real = run.source.reference("test", count, run.config.seed)
+        real = run.source.reference(split, count, run.config.seed)
     except ValueError as error:
         raise ConfigError(f"Sampler '{sampler}' reads real examples. {error}") from error
     lacking = [name for name in reads if name not in real]
@@ -90,19 +90,21 @@ def _real(run: Run, sampler: str, reads: Sequence[str], count: int) -> Condition
         raise ConfigError(
             f"Sampler '{sampler}' reads '{lacking[0]}' of real examples, which have {', '.join(sorted(real))}."
         )
-    return {name: real[name] for name in (*reads, *HELD_OUT) if name in real}
+    return {name: real[name] for name in (*reads, *DESCRIBING) if name in real}
 
 
-def _held_out(run: Run, count: int) -> Conditions:
+def _described(run: Run, count: int, split: str) -> Conditions:
     try:
-        real = run.source.reference("test", count, run.config.seed)
+        real = run.source.reference(split, count, run.config.seed)
     except ValueError:  # fewer of them: all, and again from the first
         try:
-            real = run.source.reference("test", None, run.config.seed)
+            real = run.source.reference(split, None, run.config.seed)
         except ValueError as error:
-            raise ConfigError(f"Samples are drawn under captions and sizes of held-out examples. {error}") from error
+            raise ConfigError(
+                f"Samples are drawn under captions and sizes of examples of the split '{split}'. {error}"
+            ) from error
     rows = np.arange(count) % len(real["data"])
-    return {name: real[name][rows] for name in HELD_OUT if name in real}
+    return {name: real[name][rows] for name in DESCRIBING if name in real}
 
 
 def _filling(run: Run, sampler: str, conditions: Conditions) -> Conditions:

@@ -1,6 +1,7 @@
 """Samples from a state: for pictures while training, for evaluation with receipts, for `--mode=sample`."""
 
 import functools
+import inspect
 import math
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from flowjax.arrays import example_keys
-from flowjax.choices import build, choose
+from flowjax.choices import Spec, build, choose
 from flowjax.config import ConfigError
 from flowjax.data.pipeline import evaluation_batches
 from flowjax.evaluation import EVALUATORS, pictures, run_files
@@ -113,11 +114,22 @@ def visible(source: Any) -> Any:
     return getattr(source, "decoded", source)
 
 
-def make_evaluators(run: Run) -> dict[str, Any]:
-    """The evaluators of a config; mistakes come out as ConfigError before training starts."""
+def make_evaluators(run: Run, split: str | None = None) -> dict[str, Any]:
+    """The evaluators of a config; mistakes come out as ConfigError before training starts.
+
+    Args:
+      run: config and data.
+      split: of the real examples, for evaluators that have a choice; None for what the config says.
+    """
+
+    def on_split(spec: Spec) -> Spec:
+        if split is None or "split" not in inspect.signature(choose("evaluator", spec["name"], EVALUATORS)).parameters:
+            return spec
+        return {**spec, "split": split}
+
     try:
         return {
-            name: build("evaluator", spec, EVALUATORS, source=visible(run.source), seed=run.config.seed)
+            name: build("evaluator", on_split(spec), EVALUATORS, source=visible(run.source), seed=run.config.seed)
             for name, spec in run.config.evaluators.items()
         }
     except (ValueError, TypeError) as error:

@@ -120,7 +120,7 @@ def test_without_held_out_examples_there_is_nothing_to_draw_under():
         raise ValueError("The split 'test' is empty.")
 
     empty = SimpleNamespace(spec=masked().spec, reference=reference)
-    with pytest.raises(ConfigError, match="of held-out examples. The split 'test' is empty"):
+    with pytest.raises(ConfigError, match="of the split 'test'. The split 'test' is empty"):
         drawn_under(run(empty), "default", 3)
 
 
