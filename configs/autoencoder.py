@@ -3,7 +3,7 @@
     python -m flowjax.main --config=configs/autoencoder.py --workdir=runs/autoencoder
     python -m flowjax.main --config=configs/autoencoder.py:latents=runs/autoencoder --workdir=runs/latent_flow
 
-Digits, 8 x 8 x 1, become latents of 4 x 4 x 2. Each run takes two to three minutes on two CPU cores.
+Digits, 8 x 8 x 1, become latents of 4 x 4 x 2.
 """
 
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule

@@ -7,6 +7,7 @@ networks of one size. Measured at the steps that each is meant for:
 
     sliced_w2_ratio     sliced W2 to true points over that of true points to true points
     mode_weight_error   sum of |share of the samples in a mode - its weight| over the modes
+    stray               share of the samples further from their mode than 99.9% of the truth
     map_error           median distance of a sample from where the teacher's ODE leads from the same noise, by 400 steps of
                         Runge and Kutta; for samplers that draw no further noise
 
@@ -21,16 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.arrays import example_keys
+from flowjax.choices import build
 from flowjax.config import ConfigDict
 from flowjax.evaluation import run_files
 from flowjax.evaluation.coverage import mode_weights
 from flowjax.evaluation.experiment import run_parts, sweep
 from flowjax.evaluation.receipts import make_receipt, replace_receipts
-from flowjax.losses.trajectories import solve
-from flowjax.methods.parts import make_setting
 from flowjax.paths.noises import gaussian
+from flowjax.paths.ode import solve
 from flowjax.paths.oracles import GaussianMixture
-from flowjax.paths.path import GaussianPath, make_path
+from flowjax.paths.path import PATHS, GaussianPath, make_path
 from flowjax.samplers.build import split_keys
 from flowjax.sweep.jobs import Job, plan
 from flowjax.training.run import Run
@@ -40,7 +41,7 @@ from flowjax.training.state import step_key
 CONFIG = "configs/distillation.py"
 REFERENCE_STEPS = 400
 STEPS = (1, 2, 4)
-JUDGED = ("sliced_w2_ratio", "mode_weight_error")
+JUDGED = ("sliced_w2_ratio", "mode_weight_error", "stray")
 
 
 def oracle(options: argparse.Namespace) -> None:
@@ -74,7 +75,9 @@ def measure(job: Job, run: Run) -> list[dict]:
         about = dict(student=job.config["method"]["name"], method=job.point[":method"], steps=steps)
         about["weights"] = job.config["data"]["weights"]
         receipts += [{**receipt, **about} for receipt in written if receipt["metric"] in JUDGED]
-        if sampler.description["sampler"] in ("euler", "ddim", "flow_map") and not sampler.description.get("gamma"):
+        follows = sampler.description["sampler"] in ("euler", "ddim", "flow_map")
+        # The map is that of all data: a student told their labels has other ends.
+        if follows and not sampler.description.get("gamma") and run.source.spec.num_classes is None:
             error = map_error(run, drawer, state.params, name)
             receipts.append({**written[0], **about, "metric": "map_error", "value": error, "better": "lower"})
             for field in ("interval", "floor", "floor_std"):
@@ -85,14 +88,11 @@ def measure(job: Job, run: Run) -> list[dict]:
 def map_error(run: Run, drawer: Drawer, params: dict, sampler: str) -> float:
     """The median distance of samples from the ends of their trajectories."""
     count, stream = run.config.evaluation.count, "map_error"
-    labelled = {} if run.source.spec.num_classes is None else {"label": np.arange(count) % run.source.spec.num_classes}
-    if labelled:
-        return float("nan")  # the oracle of the source knows no labels
     samples = drawer.draw(params, sampler, {}, count, stream, count)
     keys = example_keys(step_key(run.config.seed, 0, f"draw/{stream}"), jnp.arange(count))
-    setting = make_setting(run.config, run.source.spec, run.config.method.get("prediction", "velocity"))
-    start = setting.path.sigma(jnp.asarray(setting.path.start)) * gaussian().sample(split_keys(keys)[0], (2,))
-    return float(np.median(np.linalg.norm(samples - trajectory_ends(run.source.oracle, setting.path, start), axis=1)))
+    path = build("path", run.config.path, PATHS)
+    start = path.sigma(jnp.asarray(path.start)) * gaussian().sample(split_keys(keys)[0], (2,))
+    return float(np.median(np.linalg.norm(samples - trajectory_ends(run.source.oracle, path, start), axis=1)))
 
 
 def trajectory_ends(mixture: GaussianMixture, path: GaussianPath, start) -> np.ndarray:
@@ -111,9 +111,10 @@ def teacher(run: Run, weights: str) -> list[dict]:
     judge = make_evaluators(run)["sliced_w2"]
     for steps in (*STEPS, REFERENCE_STEPS):
         samples = np.asarray(solve(velocity, start, 0.0, 1.0, steps, "euler"))
+        modes = mode_weights(samples, mixture)
         values = {
             "sliced_w2_ratio": judge(samples, {})["sliced_w2_ratio"],
-            "mode_weight_error": mode_weights(samples, mixture)["mode_weight_error"],
+            **{name: modes[name] for name in ("mode_weight_error", "stray")},
             "map_error": float(np.median(np.linalg.norm(samples - ends, axis=1))),
         }
         receipts += [

@@ -2,7 +2,7 @@
 
     python experiments/parser/run.py [--tiny] [--parts accuracy speed] [--work DIR] [--out DIR]
 
-Some three minutes on two CPU cores. Scenes have one to six objects of every kind, colour, size and texture, and a written
+Scenes have one to six objects of every kind, colour, size and texture, and a written
 word in half of them; at 16 x 16, where small objects have no kind, up to four large plain ones without words.
 """
 

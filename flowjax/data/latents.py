@@ -241,8 +241,7 @@ def open_codec(reference: str, spec: DataSpec, chunk: int, step: int | None = No
         raise ValueError(
             f"Latents need the run of an autoencoder; '{reference}' is one of '{config['method']['name']}'."
         )
-    if role is None:
-        role = "ema" if "ema" in stored.saved_tree(folder, step)["params"] else "autoencoder"
+    role = role or stored.usual_role(folder, step, "autoencoder")
     network = {key: tuple(value) if isinstance(value, list) else value for key, value in config["network"].items()}
     model = build("autoencoder", network, AUTOENCODERS, data=spec, dtype=config["precision"])
     for shape in spec.shapes:

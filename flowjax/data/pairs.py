@@ -14,6 +14,7 @@ judged against the real examples of the source, never against pairs.
 """
 
 import dataclasses
+import inspect
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -159,7 +160,7 @@ def plan_pairs(
       teacher: spec of methods/teacher.py.
       count: how many pairs.
       path: spec of the teacher's path; the linear one unless told.
-      solver: of losses/trajectories.py.
+      solver: of paths/ode.py.
       steps: of the solver.
       real: the share of pairs that begin with a real example.
       pair_seed: of the noise.
@@ -195,35 +196,23 @@ def teacher_parts(spec: Spec) -> dict[str, Any]:
         return parts
     folder, role = stored.split_reference(parts.pop("restore_from"), "The teacher of the pairs")
     step = stored.existing_step(folder, None)
-    if role is None:
-        role = "ema" if "ema" in stored.saved_tree(folder, step)["params"] else "student"
+    role = role or stored.usual_role(folder, step)
     config = stored.read_config(folder, step)
     prediction = config["method"].get("prediction", "velocity")
     meaning = {name: config[name] for name in RUN_PARTS}
-    run = encoder_parts("run", stored.read_role(folder, role, step), prediction=prediction, **meaning)
+    run = encoder_parts("run", stored.read_network(folder, role, step), prediction=prediction, **meaning)
     return {**parts, **run}
 
 
-def pairs(
-    folder: str,
-    source: Spec,
-    teacher: Spec,
-    count: int,
-    path: Spec | None = None,
-    solver: str = "midpoint",
-    steps: int = 32,
-    real: float = 0.0,
-    pair_seed: int = 0,
-    float_type: str = "float32",
-    seed: int = 0,
-    total_steps: int | None = None,
-) -> PairSource:
+def pairs(**options: Any) -> PairSource:
     """A stored set of pairs; one of another teacher, solver, source or seed is refused. See `plan_pairs` for the options."""
-    plan = plan_pairs(
-        folder, source, teacher, count, path, solver, steps, real, pair_seed, float_type, seed, total_steps
-    )
+    plan = plan_pairs(**options)
     if not (plan.folder / HEADER).is_file():
         raise CacheError(f"There are no pairs at {plan.folder}. Make them with --mode=pairs and this config.")
     arrays = open_cache(plan.folder, plan.origins, plan.parts).arrays("train")
     rows = {name: Wide(value) for name, value in arrays.items()}
     return PairSource(plan.origins.source, ArraySource(rows, rows, plan.origins.spec))
+
+
+# The signature is the list of options that configs are checked against: that of the plan.
+pairs.__signature__ = inspect.signature(plan_pairs).replace(return_annotation=PairSource)

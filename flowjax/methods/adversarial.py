@@ -31,10 +31,9 @@ from flowjax.arrays import expand_to, mean_per_example
 from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.adversarial import GAMES
-from flowjax.methods.distribution_matching import conditions
 from flowjax.methods.generators import Generator, make_generator
 from flowjax.methods.judges import JUDGE, Bout, make_judge
-from flowjax.methods.parts import draw, make_samplers, refuse_unread
+from flowjax.methods.parts import conditions_of, draw, joined, make_samplers, refuse_unread
 from flowjax.methods.students import Student, make_student
 
 Points = Float[Array, "b ..."]
@@ -66,7 +65,7 @@ def make_players(
     points = choose("input of the student", inputs, INPUTS)(generator)
 
     def generate(params: Params, batch: Batch, key: Key[Array, ""]) -> Points:
-        cond = conditions(batch)
+        cond = conditions_of(batch)
         x, t = points(params["student"], batch, cond, key)
         return generator.data(params["student"], x, t, cond)
 
@@ -202,7 +201,7 @@ def add(
     def discriminator_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         key_generate, key_penalty = jax.random.split(key)
         made = jax.lax.stop_gradient(generate(params, batch, key_generate))
-        score = lambda x: judge.logits(params, x, None, conditions(batch))
+        score = lambda x: judge.logits(params, x, None, conditions_of(batch))
         return bout.discriminator_loss(score, batch["data"], made, batch, key_penalty)
 
     return _method(config, student, judge.roles, student_loss, discriminator_loss, student_every)
@@ -213,4 +212,4 @@ def _method(config, student, roles, student_loss, discriminator_loss, every) -> 
         "discriminator": Phase(discriminator_loss, (JUDGE,)),
         "student": Phase(student_loss, ("student",), every=every),
     }
-    return Method({**student.roles, **roles}, phases, make_samplers(config, student.setting))
+    return Method(joined(student.roles, roles), phases, make_samplers(config, student.setting))

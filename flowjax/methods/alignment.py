@@ -29,6 +29,7 @@ from flowjax.contract import Batch, CheckResult, DataSpec, LossFn, Method, Metri
 from flowjax.losses.alignment import alignment_loss, contrast, on_grid
 from flowjax.methods.encoders import Encoder, check_layer, hidden_channels, make_encoder
 from flowjax.methods.optimizers import make_optimizer
+from flowjax.methods.parts import joined
 from flowjax.models.network import Conditions, Network
 from flowjax.models.projector import PROJECTORS, Projector
 
@@ -66,13 +67,10 @@ def make_alignment(spec: Spec, config: ConfigDict, data: DataSpec, network: Netw
 
     Args:
       spec: the options of `alignment` below.
-      config: optimizer and precision, of the projector too; the names of averages.
+      config: optimizer and precision, of the projector too.
       data: what the network is trained on.
       network: whose tokens are aligned.
     """
-    for name in (ENCODER, PROJECTOR):
-        if name in config.ema:
-            raise ValueError(f"ema.{name} has the name of a role of the alignment. Give the average another name.")
     return build(
         "method option",
         {"name": "alignment", **dict(spec)},
@@ -171,7 +169,7 @@ def with_alignment(
     encoder = {} if term.encoder.role is None else {ENCODER: term.encoder.role}
     old = method.phases[phase]
     phases = {**method.phases, phase: dataclasses.replace(old, loss=aligned_loss, trains=(*old.trains, PROJECTOR))}
-    roles = {**method.roles, **encoder, PROJECTOR: term.projector_role}
+    roles = joined(method.roles, encoder, {PROJECTOR: term.projector_role})
     return dataclasses.replace(method, roles=roles, phases=phases, checks={**method.checks, "alignment": check})
 
 

@@ -27,7 +27,7 @@ from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Para
 from flowjax.losses import adversarial as games
 from flowjax.losses import autoencoding as losses
 from flowjax.methods.optimizers import make_optimizer
-from flowjax.methods.parts import average_roles, refuse_unread
+from flowjax.methods.parts import average_roles, joined, refuse_unread
 from flowjax.models.autoencoder import AUTOENCODERS, Autoencoder
 from flowjax.models.discriminator import DISCRIMINATORS, Discriminator
 from flowjax.models.perceptual import Perceptual, make_perceptual
@@ -107,16 +107,12 @@ def autoencoder(
     phases = {STUDENT: Phase(game.autoencoder_loss, trains=(STUDENT,))}
     if judge is not None:
         phases[JUDGE] = Phase(game.discriminator_loss, trains=(JUDGE,), start=adversarial_start)
-    averages = average_roles(config, STUDENT)
-    for name in averages:
-        if name in roles:
-            raise ValueError(f"ema.{name} has the name of a role of the autoencoder. Give the average another name.")
     samplers = {
         name: build("sampler of an autoencoder", spec, SAMPLERS, model=model)
         for name, spec in config.samplers.to_dict().items()
     }
     checks = {"posterior_at_the_start": game.check_posterior, "gradient_balance": game.check_balance}
-    return Method({**roles, **averages}, phases, samplers, checks=checks)
+    return Method(joined(roles, average_roles(config, STUDENT)), phases, samplers, checks=checks)
 
 
 @dataclasses.dataclass(frozen=True)

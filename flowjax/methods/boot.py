@@ -47,7 +47,7 @@ def boot(
     refuse_unread(config, ("weight", "coupling"), "boot")
     student = make_student(config, data, "boot", prediction, teacher, start, two_times=True)
     setting, path, master = student.setting, student.setting.path, student.teacher
-    check_start(setting, "boot")
+    check_start(setting)
     if not 0 < stride <= path.end - path.start or boundary_weight < 0:
         raise ValueError(
             f"method.stride is {stride} and boundary_weight {boundary_weight}; expected a stride inside the path, which is "

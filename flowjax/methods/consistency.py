@@ -28,12 +28,11 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from flowjax.choices import Spec, build, choose
-from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Rate, Role, Track
+from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Rate
 from flowjax.losses.consistency import GAPS, consistency_loss
-from flowjax.losses.trajectories import SOLVERS, solve
-from flowjax.methods.endpoints import make_distance
-from flowjax.methods.parts import draw, make_samplers, refuse_unread
-from flowjax.methods.students import check_scales, drawn_scales, make_student, with_role
+from flowjax.methods.endpoints import make_distance, make_follow
+from flowjax.methods.parts import check_shares, draw, joined, make_samplers, refuse_unread
+from flowjax.methods.students import check_scales, drawn_scales, make_student, target_role
 from flowjax.models.ema import EMAS
 from flowjax.paths.pairs import PAIRS, Pairs
 from flowjax.samplers.field import determined
@@ -76,10 +75,8 @@ def consistency(
       start: 'teacher' or 'fresh'.
     """
     choose("weight of a pair of times", weight, GAPS)
-    choose("solver", solver, SOLVERS)
     refuse_unread(config, ["weight"], "consistency")
-    if not 0 <= label_dropout <= 1:
-        raise ValueError(f"method.label_dropout is {label_dropout}; expected a share between 0 and 1.")
+    check_shares(label_dropout=label_dropout)
     if teacher is None and (solver, solver_steps) != ("heun", 1):
         raise ValueError(
             "method.solver and solver_steps are the teacher's, and there is none. Leave them out, or set one."
@@ -103,11 +100,11 @@ def consistency(
         )
     setting = dataclasses.replace(student.setting, times=chosen.times)
     measure = make_distance(distance)
-    roles, judge = {**student.roles, **measure.roles}, "student"
+    roles, judge = joined(student.roles, measure.roles), "student"
+    follow = None if student.teacher is None else make_follow(student.teacher, solver_steps, solver)
     if target is not None:
         rates = {**EMAS, "levels": partial(levels_rate, chosen)}
-        rate = build("target", target, rates, batch_size=config.batch_size)
-        roles, judge = with_role(roles, "target", Role(copy_of="student", track=Track("student", rate))), "target"
+        roles, judge = joined(roles, target_role(target, config, rates)), "target"
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         key_draw, key_scale = jax.random.split(key)
@@ -116,11 +113,10 @@ def consistency(
         cond = drawn.cond if scale is None else {**drawn.cond, "guidance": scale}
         t, s = chosen.pair(drawn.t, batch["step"])
         x = path.sample(drawn.noise, drawn.data, t)
-        if student.teacher is None:
+        if follow is None:
             y = path.sample(drawn.noise, drawn.data, s)
         else:
-            field = student.teacher.field(params["teacher"], drawn.cond, scale)
-            y = solve(field.velocity, x, t, s, solver_steps, solver)
+            y = follow(params, x, t, s, drawn.cond, scale)
         # The same dropout on both sides: what differs is the point alone.
         predict = lambda role: lambda x, t: setting.network.apply(params[role], x, t, cond, keys=drawn.keys)
         compare = lambda one, other: measure.compare(params, one, other, batch["step"])

@@ -17,8 +17,8 @@ from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Ro
 from flowjax.losses.continuous_consistency import normalised_tangent, tangent_loss
 from flowjax.losses.flow_maps import flow_map_tangent
 from flowjax.methods.optimizers import make_optimizer
-from flowjax.methods.parts import draw, make_samplers, make_setting, refuse_unread
-from flowjax.methods.students import make_student, with_role
+from flowjax.methods.parts import check_shares, draw, joined, make_samplers, make_setting, refuse_unread
+from flowjax.methods.students import make_student
 from flowjax.models.uncertainty import LogVariance
 
 PREDICTIONS = ("velocity", "v")  # of those whose jump to the end has |b| falling to 0 on every path
@@ -54,10 +54,10 @@ def continuous_consistency(
             f"method.prediction is '{prediction}': its jump to the clean end does not keep the end in place by itself. Use "
             "'velocity', or 'v' on a variance-preserving path."
         )
-    if not 0 <= label_dropout <= 1 or warmup_steps < 0 or constant < 0:
+    check_shares(label_dropout=label_dropout)
+    if warmup_steps < 0 or constant < 0:
         raise ValueError(
-            f"method has label_dropout={label_dropout}, warmup_steps={warmup_steps} and constant={constant}; expected a "
-            "share between 0 and 1, and no negative number."
+            f"method has warmup_steps={warmup_steps} and constant={constant}; expected no negative number."
         )
     student = make_student(config, data, "continuous_consistency", prediction, teacher, start)
     setting, path = student.setting, student.setting.path
@@ -69,7 +69,7 @@ def continuous_consistency(
         optimizer = make_optimizer(config.optimizer, config.steps)
         init = lambda key: log_variance.init(key, jnp.zeros(1))["params"]
         role = Role(init=init, tx=optimizer.tx, learning_rate=optimizer.learning_rate)
-        roles = with_role(roles, "uncertainty", role)
+        roles = joined(roles, {"uncertainty": role})
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         drawn = draw(setting, batch, key, label_dropout)

@@ -86,7 +86,7 @@ def direct(
     refuse_unread(config, ("weight",) if two_times else ("weight", "time"), "direct")
     student = make_student(config, data, "direct", prediction, teacher, start, two_times=two_times)
     setting, path = student.setting, student.setting.path
-    check_start(setting, "direct")
+    check_start(setting)
     follow = None if stored else make_follow(student.teacher, teacher_steps, solver)
     measure = make_distance(distance)
 

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from flowjax.arrays import mean_per_example
 from flowjax.choices import Spec, choose
-from flowjax.contract import RESERVED, Batch, DataSpec, LossFn, Method, Metrics, Params, Phase, Role
+from flowjax.contract import Batch, DataSpec, LossFn, Method, Metrics, Params, Phase, Role
 from flowjax.losses.adversarial import GAMES
 from flowjax.losses.denoising import prediction_loss
 from flowjax.losses.distribution_matching import (
@@ -38,20 +38,19 @@ from flowjax.losses.distribution_matching import (
     posterior_scale,
     score_identity_loss,
 )
-from flowjax.losses.trajectories import solve, squared_distance
+from flowjax.methods.endpoints import make_distance, make_follow
 from flowjax.methods.generators import Generator, make_generator
 from flowjax.methods.judges import JUDGE, Bout, make_judge
 from flowjax.methods.optimizers import make_optimizer
-from flowjax.methods.parts import Draw, Setting, draw, make_samplers, refuse_unread
+from flowjax.methods.parts import Draw, Setting, conditions_of, draw, joined, make_samplers, refuse_unread
 from flowjax.methods.students import Student, make_student
 from flowjax.methods.teacher import Teacher
 from flowjax.models.network import Conditions, Network
-from flowjax.models.perceptual import make_perceptual
 from flowjax.paths.times import truncated
 from flowjax.paths.weights import loss_weight
 from flowjax.samplers.field import Field
 
-FAKE, EYE = "fake", "perceptual"  # roles
+FAKE = "fake"  # the role
 Points = Float[Array, "b ..."]
 
 
@@ -96,7 +95,7 @@ class Matching:
 
     def generate(self, params: Params, batch: Batch, key: Key[Array, ""]) -> Points:
         """Samples of the student, with the gradient of their last step."""
-        cond = conditions(batch)
+        cond = conditions_of(batch)  # none dropped: a student has its teacher's guidance in it
         x, t = self.generator.simulated(params["student"], batch, cond, key)
         return self.generator.data(params["student"], x, t, cond)
 
@@ -129,20 +128,12 @@ class Matching:
         self, config: ConfigDict, student_loss: LossFn, roles: Mapping[str, Role], fake_loss: LossFn | None = None
     ) -> Method:
         """The method of a student's loss, with further roles; `fake_loss` where that is more than denoising."""
-        for name in (FAKE, *roles):
-            if name in config.ema:
-                raise ValueError(f"ema.{name} has the name of a role of the method. Give the average another name.")
         trains = (FAKE, JUDGE) if JUDGE in roles else (FAKE,)
         phases = {
             "fake": Phase(fake_loss or (lambda *a: self.fake_loss(*a)[:2]), trains),
             "student": Phase(student_loss, ("student",), every=self.every, start=self.start),
         }
-        return Method({**self.student.roles, **roles}, phases, make_samplers(config, self.setting))
-
-
-def conditions(batch: Batch) -> dict[str, Array]:
-    """The conditions of a batch, none of them dropped: a student has its teacher's guidance in it."""
-    return {name: array for name, array in batch.items() if name not in RESERVED}
+        return Method(joined(self.student.roles, roles), phases, make_samplers(config, self.setting))
 
 
 def make_matching(
@@ -177,7 +168,7 @@ def make_matching(
         begins = {"init": network.init, "restore_from": finished.reference}
     rule = make_optimizer(fake_optimizer or config.optimizer, config.steps)
     fake = Role(**begins, tx=rule.tx, learning_rate=rule.learning_rate)
-    student = dataclasses.replace(student, roles={**student.roles, FAKE: fake})
+    student = dataclasses.replace(student, roles=joined(student.roles, {FAKE: fake}))
     compared = dataclasses.replace(setting, times=truncated(setting.times, low, high))
     data_std = choose("scale of the comparison", scale, {"sample": None, "gaussian": data.std})
     return Matching(
@@ -310,7 +301,7 @@ def dmd(
     regression_weight: float = 0.25,
     teacher_steps: int = 20,
     teacher_solver: str = "midpoint",
-    perceptual: Spec | None = None,
+    distance: Spec | None = None,
 ) -> Method:
     """Distribution matching with a regression on the teacher's own pairs of noise and sample (Yin et al. 2023), one step.
 
@@ -330,8 +321,8 @@ def dmd(
       scale: likewise.
       regression_weight: of the distance.
       teacher_steps: along the teacher's ODE.
-      teacher_solver: one of losses.trajectories.SOLVERS.
-      perceptual: the distance, a spec of models/perceptual.py (LPIPS in the publication); the mean squared one unless told.
+      teacher_solver: one of paths.ode.SOLVERS.
+      distance: a spec of methods/endpoints.py (LPIPS in the publication); the mean squared one unless told.
     """
     if not (math.isfinite(regression_weight) and regression_weight > 0):
         raise ValueError(
@@ -340,12 +331,8 @@ def dmd(
     parts = make_matching(
         config, data, "dmd", prediction, teacher, start, 1, student_every, fake_warmup, fake_optimizer, low, high, scale
     )
-    path = parts.setting.path
-    apart, roles = (lambda params, x, y: squared_distance(x, y)), {}
-    if perceptual is not None:
-        eye = make_perceptual(perceptual)
-        roles = {EYE: eye.role}
-        apart = lambda params, x, y: eye.distance(jax.lax.stop_gradient(params[EYE]), x, y)
+    path, measure = parts.setting.path, make_distance(distance)
+    follow = make_follow(parts.teacher, teacher_steps, teacher_solver)
 
     def student_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         key_start, key_draw = jax.random.split(key)
@@ -357,11 +344,11 @@ def dmd(
         value, metrics = matching_loss(
             made, fake.data(noised, drawn.t), real.data(noised, drawn.t), parts.scale(drawn.t)
         )
-        led = solve(real.velocity, begin, path.start, path.end, teacher_steps, teacher_solver)
-        distance = apart(params, made, jax.lax.stop_gradient(led))
-        return value + regression_weight * distance, {"t": drawn.t, **metrics, "regression": distance}
+        led = follow(params, begin, path.start, path.end, drawn.cond)
+        away = measure.compare(params, made, led, batch["step"])
+        return value + regression_weight * away, {"t": drawn.t, **metrics, "regression": away}
 
-    return parts.method(config, student_loss, roles)
+    return parts.method(config, student_loss, measure.roles)
 
 
 def sid(

@@ -15,17 +15,20 @@ from jaxtyping import Array, Float, Int
 
 from flowjax.choices import Spec, build
 from flowjax.contract import Params, Role
-from flowjax.losses.trajectories import REACH_THE_END, pseudo_huber, solve, squared_distance
+from flowjax.losses.trajectories import pseudo_huber, squared_distance
 from flowjax.methods.parts import Setting
-from flowjax.methods.teacher import Teacher
+from flowjax.methods.teacher import Scale, Teacher
 from flowjax.models.network import Conditions
 from flowjax.models.perceptual import make_perceptual
+from flowjax.paths.ode import REACH_THE_END, solve
 from flowjax.samplers.field import determined
 
 EYE = "perceptual"  # the role of a distance's network
 Points = Float[Array, "b ..."]
 Time = Float[Array, "..."] | float
-Follow = Callable[[Params, Points, Time, Time, Conditions], Points]  # (params, x, t, s, cond) -> points at s
+Follow = Callable[
+    ..., Points
+]  # (params, x, t, s, cond, and a scale of guidance in place of the teacher's) -> points at s
 Compare = Callable[[Params, Points, Points, Int[Array, " b"]], Float[Array, " b"]]  # (params, x, y, step) -> distance
 
 
@@ -35,7 +38,7 @@ def make_follow(teacher: Teacher, steps: int, solver: str) -> Follow:
     Args:
       teacher: of the student.
       steps: of the solver, over the stretch from t to s.
-      solver: one of losses.trajectories.SOLVERS.
+      solver: one of paths.ode.SOLVERS.
     """
     if steps < 1:
         raise ValueError(f"method.teacher_steps is {steps}; expected at least 1.")
@@ -48,19 +51,19 @@ def make_follow(teacher: Teacher, steps: int, solver: str) -> Follow:
                 + ("Use the solver 'midpoint'." if place == "end" else "Use a teacher that predicts velocity or data.")
             )
 
-    def follow(params: Params, x: Points, t: Time, s: Time, cond: Conditions) -> Points:
-        velocity = teacher.field(params["teacher"], cond).velocity
+    def follow(params: Params, x: Points, t: Time, s: Time, cond: Conditions, scale: Scale | None = None) -> Points:
+        velocity = teacher.field(params["teacher"], cond, scale).velocity
         return jax.lax.stop_gradient(solve(velocity, x, t, s, steps, solver))
 
     return follow
 
 
-def check_start(setting: Setting, method: str) -> None:
+def check_start(setting: Setting) -> None:
     """Refuses a prediction with which nothing can leave the noise end of the path."""
     if not determined(setting.path, setting.prediction, setting.path.start):
         raise ValueError(
-            f"A '{setting.prediction}' prediction moves nothing at the start of the path '{setting.path.name}', where the "
-            f"method '{method}' jumps off. Set method.prediction to 'velocity' or 'data'."
+            f"A '{setting.prediction}' prediction moves nothing at the start of the path '{setting.path.name}', where students "
+            "of this method jump off. Set method.prediction to 'velocity' or 'data'."
         )
 
 

@@ -46,8 +46,7 @@ def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:
     """
     folder, role = stored.split_reference(restore_from, who)
     step = stored.existing_step(folder, None)
-    if role is None:
-        role = "ema" if "ema" in stored.saved_tree(folder, step)["params"] else "student"
+    role = role or stored.usual_role(folder, step)
     config = ConfigDict(_as_tuples(stored.read_config(folder, step)))
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
     return Finished(config, setting, f"{restore_from.partition(':')[0].rstrip('/')}:{role}")

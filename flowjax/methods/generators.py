@@ -22,9 +22,10 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from flowjax.arrays import example_keys, uniform_rows
 from flowjax.contract import Batch
+from flowjax.methods.endpoints import check_start
 from flowjax.methods.parts import Setting, fresh_noise
 from flowjax.models.network import Conditions
-from flowjax.samplers.field import Field, determined
+from flowjax.samplers.field import Field
 from flowjax.samplers.grids import make_grid
 
 
@@ -99,10 +100,6 @@ def make_generator(setting: Setting, steps: int) -> Generator:
     if steps < 1:
         raise ValueError(f"method.steps is {steps}; a generator makes at least 1.")
     path = setting.path
-    if not determined(path, setting.prediction, path.start):
-        raise ValueError(
-            f"A '{setting.prediction}' prediction says nothing about the data at t = {path.start} of the path '{path.name}', "
-            "where a generator starts. Use method.prediction='velocity' or 'data'."
-        )
+    check_start(setting)
     grid = make_grid({"name": "uniform"}, path, steps=steps, shape=setting.shape)
     return Generator(setting, tuple(float(t) for t in grid[:-1]))

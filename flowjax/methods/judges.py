@@ -23,10 +23,9 @@ from flowjax.losses.adversarial import Game, gradient_penalty, perturbed_penalty
 from flowjax.methods.encoders import check_layer, hidden_channels
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.models.discriminator import patch, points
-from flowjax.models.features import EXTRACTORS, load_extractor
+from flowjax.models.features import open_extractor
 from flowjax.models.heads import heads
 from flowjax.models.network import Conditions, Network
-from flowjax.models.weights import find_weights
 
 JUDGE, FEATURES = "discriminator", "features"  # roles
 Logits = Float[Array, "b ..."]
@@ -169,15 +168,10 @@ def judge_features(
       input_size: the side that images are resized to; the extractor's own unless told.
       width: of a head.
     """
-    build_extractor = choose("feature extractor", extractor, EXTRACTORS)
-    network = build_extractor(**({} if input_size is None else {"input_size": input_size}))
-    maps = {name: size for name, size in network.channels.items() if name != "pooled"}
+    network, load = open_extractor(extractor, weights, input_size)
     layers = tuple(layers) or (network.layer,)
-    top = heads([choose(f"layer of {network.name}", layer, maps) for layer in layers], width, config.precision)
-    role = Role(init=network.init)
-    if choose("weights", weights, dict(published=True, random=False)):
-        path = find_weights(network.name)
-        role = Role(load=lambda: load_extractor(network, path))
+    top = heads([choose(f"layer of {network.name}", layer, network.maps) for layer in layers], width, config.precision)
+    role = Role(init=network.init) if load is None else Role(load=load)
 
     def logits(params: Params, x: Array, t: Array | None, cond: Conditions) -> Logits:
         found = network.apply(params[FEATURES], x)
@@ -215,7 +209,4 @@ def make_judge(
     init, logits, roles = build("discriminator", spec, table, **given)
     rule = make_optimizer(optimizer or config.optimizer, updates or config.steps)
     own = Role(init=init, tx=rule.tx, learning_rate=rule.learning_rate)
-    for name in (JUDGE, *roles):
-        if name in config.ema:
-            raise ValueError(f"ema.{name} has the name of a role of the method. Give the average another name.")
     return Judge({**roles, JUDGE: own}, logits)

@@ -24,7 +24,7 @@ from flowjax.arrays import expand_to
 from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.flow_maps import flow_map_loss
-from flowjax.methods.parts import draw, make_samplers
+from flowjax.methods.parts import check_shares, draw, make_samplers
 from flowjax.methods.students import check_scales, drawn_scales, make_student, second_times
 from flowjax.paths.predictions import convert
 
@@ -65,9 +65,7 @@ def mean_flow(
       teacher: whose velocity takes the place of x1 - x0, with its own guidance_scale; None for data alone.
       start: 'teacher' or 'fresh'.
     """
-    for name, value, low, high in (("equal_times", equal_times, 0, 1), ("label_dropout", label_dropout, 0, 1)):
-        if not low <= value <= high:
-            raise ValueError(f"method.{name} is {value}; expected a share between 0 and 1.")
+    check_shares(equal_times=equal_times, label_dropout=label_dropout)
     if not 0 <= kappa < 1 or omega <= 0:
         raise ValueError(f"method.omega={omega} and kappa={kappa}: expected omega > 0 and 0 <= kappa < 1.")
     choose("direction of the derivative", direction, dict.fromkeys(DIRECTIONS))

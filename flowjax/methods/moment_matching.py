@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from flowjax.arrays import example_keys, uniform_rows
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.moment_matching import discrepancy, follower, time_weight
-from flowjax.methods.parts import draw, make_samplers, refuse_unread
+from flowjax.methods.parts import check_shares, draw, make_samplers, refuse_unread
 from flowjax.methods.students import make_student
 from flowjax.paths.flow_maps import flow_jump
 
@@ -50,10 +50,11 @@ def moment_matching(
             f"method.particles is {particles}, and a (micro-)batch has {micro} examples: they do not divide into "
             "groups. Choose a divisor."
         )
-    if not 0 < step < 1 or highest <= 0 or width <= 0 or not 0 <= label_dropout <= 1:
+    check_shares(label_dropout=label_dropout)
+    if not 0 < step < 1 or highest <= 0 or width <= 0:
         raise ValueError(
-            f"method has step={step}, highest={highest}, width={width} and label_dropout={label_dropout}; expected "
-            "0 < step < 1, a positive noise level and width, and a share between 0 and 1."
+            f"method has step={step}, highest={highest} and width={width}; expected 0 < step < 1, and a positive noise level "
+            "and width."
         )
     student = make_student(config, data, "moment_matching", prediction, two_times=True)
     setting, path = student.setting, student.setting.path

@@ -1,7 +1,7 @@
 """What every method builds from a config: the setting (path, times, weight, noise, network), roles and samplers."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -181,7 +181,7 @@ def draw(setting: Setting, batch: Batch, key: Key[Array, ""], label_dropout: flo
     stored = batch.get("noise")
     visible = batch.get("pixel_mask")
     noise = fresh_noise(setting, batch, key_noise) if stored is None else keep_visible(stored, visible)
-    cond = {name: array for name, array in batch.items() if name not in RESERVED}
+    cond = conditions_of(batch)
     dropped = uniform_rows(example_keys(key_label, rows)) < label_dropout
     cond = setting.network.drop(cond, dropped)
     return Draw(noise, batch["data"], t, cond, dropped, example_keys(key_dropout, rows))
@@ -212,6 +212,29 @@ def refuse_unread(config: ConfigDict, names: Sequence[str], method: str) -> None
                 f"The config entry '{name}' is {config[name].to_dict()}, but the method '{method}' does not read it. Leave it "
                 f"at {standard[name].to_dict()}."
             )
+
+
+def joined(roles: Mapping[str, Role], *more: Mapping[str, Role]) -> dict[str, Role]:
+    """Roles of several origins together; two of one name, such as an average named like a role, are refused."""
+    found = dict(roles)
+    for others in more:
+        for name in others:
+            if name in found:
+                raise ValueError(f"ema.{name} has the name of a role of the method. Give the average another name.")
+        found |= others
+    return found
+
+
+def conditions_of(batch: Batch) -> Conditions:
+    """What of a batch is a condition."""
+    return {name: array for name, array in batch.items() if name not in RESERVED}
+
+
+def check_shares(**shares: float) -> None:
+    """Refuses options of a method that are no shares."""
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"method.{name} is {value}; expected a share between 0 and 1.")
 
 
 def average_roles(config: ConfigDict, source: str = "student", begins: Sequence[int] = (0,)) -> dict[str, Role]:

@@ -20,7 +20,7 @@ from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.reflow import pair_loss
 from flowjax.losses.trajectories import squared_distance
 from flowjax.methods.endpoints import make_follow
-from flowjax.methods.parts import draw, make_samplers
+from flowjax.methods.parts import check_shares, draw, make_samplers
 from flowjax.methods.students import make_student
 from flowjax.paths.flow_maps import pair_through
 from flowjax.paths.weights import loss_weight
@@ -57,8 +57,9 @@ def perflow(
       solver: euler, midpoint, heun or rk4.
       label_dropout: how often conditions are replaced by their null.
     """
-    if windows < 1 or not 0 <= starts <= 1:
-        raise ValueError(f"method.windows is {windows} and starts {starts}; expected at least 1, and a share.")
+    check_shares(starts=starts, label_dropout=label_dropout)
+    if windows < 1:
+        raise ValueError(f"method.windows is {windows}; expected at least 1.")
     student = make_student(config, data, "perflow", prediction, teacher, start)
     setting, path = student.setting, student.setting.path
     follow = make_follow(student.teacher, teacher_steps, solver)

@@ -93,7 +93,7 @@ def progressive(
     stages = stage_lengths(config.steps, first_steps, last_steps, tuple(shares))
     student = make_student(config, data, "progressive", prediction, teacher, start, stages=stages)
     setting, path, master = student.setting, student.setting.path, student.teacher
-    check_start(setting, "progressive")
+    check_start(setting)
     times = make_grid(grid or dict(name="uniform"), path, steps=2 * first_steps, shape=setting.shape)
     ends = np.asarray(list(itertools.accumulate(stages))[:-1], np.int32)
 

@@ -25,7 +25,7 @@ from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.reflow import annealed, make_annealing, pair_loss
 from flowjax.losses.trajectories import matched_pair, squared_distance
 from flowjax.methods.endpoints import make_distance, make_follow
-from flowjax.methods.parts import draw, fresh_noise, make_samplers
+from flowjax.methods.parts import check_shares, draw, fresh_noise, joined, make_samplers
 from flowjax.methods.students import make_student
 from flowjax.paths.predictions import PREDICTIONS, convert, target
 from flowjax.paths.weights import loss_weight
@@ -69,11 +69,9 @@ def reflow(
     loss = loss or prediction
     for name in (prediction, loss):
         choose("prediction", name, dict.fromkeys(PREDICTIONS))
-    if not 0 <= real <= 1 or not 0 <= label_dropout <= 1 or perceptual_weight < 0:
-        raise ValueError(
-            f"method.real is {real}, label_dropout {label_dropout} and perceptual_weight {perceptual_weight}; expected shares "
-            "between 0 and 1 and a weight of at least 0."
-        )
+    check_shares(real=real, label_dropout=label_dropout)
+    if perceptual_weight < 0:
+        raise ValueError(f"method.perceptual_weight is {perceptual_weight}; it must be at least 0.")
     if perceptual is None and perceptual_weight != 1.0:
         raise ValueError(f"method.perceptual_weight is {perceptual_weight}, but method.perceptual names no distance.")
     stored = config.coupling.name == "stored"
@@ -124,7 +122,7 @@ def reflow(
         return value, {"t": drawn.t, "curvature": curvature}
 
     return Method(
-        roles={**student.roles, **measure.roles, **seen.roles},
+        roles=joined(student.roles, measure.roles, seen.roles),
         phases={"pairs": Phase(objective, trains=("student",))},
         samplers=make_samplers(config, setting),
     )

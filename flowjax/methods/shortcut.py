@@ -11,12 +11,11 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, expand_to, mean_per_example, uniform_rows
-from flowjax.choices import Spec, build
-from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Role, Track
+from flowjax.choices import Spec
+from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.shortcuts import two_jumps
-from flowjax.methods.parts import draw, make_samplers, refuse_unread
-from flowjax.methods.students import make_student, with_role
-from flowjax.models.ema import EMAS
+from flowjax.methods.parts import check_shares, draw, joined, make_samplers, refuse_unread
+from flowjax.methods.students import make_student, target_role
 from flowjax.paths.predictions import convert, target
 
 SLOW = {"name": "constant", "decay": 0.999}  # the default judge
@@ -49,9 +48,7 @@ def shortcut(
       start: 'teacher' or 'fresh'.
     """
     refuse_unread(config, ["weight"], "shortcut")
-    for name, value in (("share", share), ("label_dropout", label_dropout)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"method.{name} is {value}; expected a share between 0 and 1.")
+    check_shares(share=share, label_dropout=label_dropout)
     if levels < 1:
         raise ValueError(f"method.levels is {levels}; expected at least 1.")
     student = make_student(config, data, "shortcut", prediction, teacher, start, two_times=True)
@@ -63,8 +60,7 @@ def shortcut(
         )
     roles, judging = student.roles, "student"
     if judge is not None:
-        rate = build("judge", judge, EMAS, batch_size=config.batch_size)
-        roles, judging = with_role(roles, "target", Role(copy_of="student", track=Track("student", rate))), "target"
+        roles, judging = joined(roles, target_role(judge, config)), "target"
     width = path.end - path.start
 
     def long_jumps(rows: Array, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,12 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, uniform_rows
-from flowjax.choices import Spec
-from flowjax.contract import Batch, DataSpec, Role
+from flowjax.choices import Spec, build
+from flowjax.contract import Batch, DataSpec, Rate, Role, Track
 from flowjax.methods.optimizers import make_optimizer
-from flowjax.methods.parts import Setting, average_roles, make_setting
+from flowjax.methods.parts import Setting, average_roles, joined, make_setting
 from flowjax.methods.teacher import Teacher, make_teacher, student_start
+from flowjax.models.ema import EMAS
 from flowjax.models.network import Network
 
 
@@ -79,7 +80,7 @@ def make_student(
     roles = {"student": Role(**origin, tx=optimizer.tx, learning_rate=optimizer.learning_rate)}
     if master is not None:
         roles["teacher"] = master.role
-    return Student(setting, master, {**roles, **average_roles(config, begins=begins)})
+    return Student(setting, master, joined(roles, average_roles(config, begins=begins)))
 
 
 def second_times(
@@ -100,11 +101,16 @@ def second_times(
     return jnp.where(same, t, jnp.minimum(t, other)), jnp.where(same, t, jnp.maximum(t, other))
 
 
-def with_role(roles: Mapping[str, Role], name: str, role: Role) -> dict[str, Role]:
-    """The roles and one more, whose name no average of config.ema may have."""
-    if name in roles:
-        raise ValueError(f"ema.{name} has the name of a role of the method. Give the average another name.")
-    return {**roles, name: role}
+def target_role(spec: Spec, config: ConfigDict, rates: Mapping[str, Callable[..., Rate]] = EMAS) -> dict[str, Role]:
+    """The role `target`, an average of the student that judges it.
+
+    Args:
+      spec: how it follows, one of `rates`.
+      config: batch_size.
+      rates: spec of models/ema.py, or a table with more.
+    """
+    rate = build("target", spec, rates, batch_size=config.batch_size)
+    return {"target": Role(copy_of="student", track=Track("student", rate))}
 
 
 def check_scales(scales: tuple, network: Network) -> None:

@@ -11,15 +11,13 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, mean_per_example, uniform_rows
-from flowjax.choices import Spec, build, choose
-from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Role, Track
+from flowjax.choices import Spec
+from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.autoencoding import balanced
-from flowjax.losses.trajectories import SOLVERS, solve
 from flowjax.losses.trajectory_consistency import soft_consistency_loss
-from flowjax.methods.endpoints import make_distance
-from flowjax.methods.parts import draw, make_samplers, refuse_unread
-from flowjax.methods.students import make_student, with_role
-from flowjax.models.ema import EMAS
+from flowjax.methods.endpoints import make_distance, make_follow
+from flowjax.methods.parts import check_shares, draw, joined, make_samplers, refuse_unread
+from flowjax.methods.students import make_student, target_role
 from flowjax.paths.predictions import target
 
 LAST_LAYER = "output"
@@ -58,19 +56,16 @@ def trajectory_consistency(
       start: 'teacher' or 'fresh'.
     """
     refuse_unread(config, ["weight"], "trajectory_consistency")
-    choose("solver", solver, SOLVERS)
-    if not 0 <= label_dropout <= 1 or not 0 < longest <= 1 or denoising < 0:
+    check_shares(label_dropout=label_dropout)
+    if not 0 < longest <= 1 or denoising < 0:
         raise ValueError(
-            f"method has label_dropout={label_dropout}, longest={longest} and denoising={denoising}; expected a share "
-            "between 0 and 1, a share above 0, and no negative weight."
+            f"method has longest={longest} and denoising={denoising}; expected a share above 0, and no negative weight."
         )
     student = make_student(config, data, "trajectory_consistency", prediction, teacher, start, two_times=True)
     setting, path = student.setting, student.setting.path
-    rate = build("judge", judge, EMAS, batch_size=config.batch_size)
     measure = make_distance(distance)
-    roles = with_role(
-        {**student.roles, **measure.roles}, "target", Role(copy_of="student", track=Track("student", rate))
-    )
+    roles = joined(student.roles, measure.roles, target_role(judge, config))
+    follow = make_follow(student.teacher, solver_steps, solver)
     adaptive = adaptive and denoising > 0
     if adaptive and LAST_LAYER not in jax.eval_shape(setting.network.init, jax.random.key(0)):
         raise ValueError(
@@ -86,7 +81,7 @@ def trajectory_consistency(
         s = t + (path.end - t) * uniform(key_end)
         u = t + jnp.minimum(s - t, longest * (path.end - path.start)) * uniform(key_stretch)
         x = path.sample(drawn.noise, drawn.data, t)
-        y = solve(student.teacher.field(params["teacher"], drawn.cond).velocity, x, t, u, solver_steps, solver)
+        y = follow(params, x, t, u, drawn.cond)
         still, own = jax.lax.stop_gradient(params["student"]), params["student"]
         predict = lambda tree: lambda x, t, s: setting.network.apply(tree, x, t, drawn.cond, s=s, keys=drawn.keys)
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from flowjax.choices import Spec, build, choose
 from flowjax.contract import Role
 from flowjax.losses.perception import feature_distance
-from flowjax.models.features import EXTRACTORS, FeatureExtractor, load_extractor
+from flowjax.models.features import FeatureExtractor, open_extractor
 from flowjax.models.torch_files import RefusedFile, read_tensors
 from flowjax.models.weights import find_weights
 
@@ -70,15 +70,9 @@ def features(
       weights: 'published', which must be on this machine, or 'random', for tests.
       input_size: the side that images are resized to; the extractor's own unless told.
     """
-    options = {} if input_size is None else {"input_size": input_size}
-    network = choose("feature extractor", extractor, EXTRACTORS)(**options)
-    chosen = tuple(layers) or tuple(_maps(network))
-    for layer in chosen:
-        choose(f"layer of {network.name}", layer, _maps(network))
-    role = Role(init=network.init)
-    if _published(weights):
-        path = find_weights(network.name)
-        role = Role(load=lambda: load_extractor(network, path))
+    network, load = open_extractor(extractor, weights, input_size, layers)
+    chosen = tuple(layers) or tuple(network.maps)
+    role = Role(init=network.init) if load is None else Role(load=load)
 
     def distance(tree: PyTree, images: Images, others: Images) -> Float[Array, " b"]:
         one, other = (network.apply(tree, x) for x in (images, others))
@@ -97,7 +91,7 @@ def lpips(network: str = "vgg", weights: str = "published", input_size: int = 0)
       input_size: the side that images are resized to; 0 for images as they are.
     """
     backbone = choose("network of LPIPS", network, LPIPS)
-    eye = EXTRACTORS[backbone](input_size=input_size)
+    eye, load = open_extractor(backbone, weights, input_size)
 
     def init(key: Key[Array, ""]) -> PyTree:
         keys = jax.random.split(key, len(eye.channels) + 1)
@@ -107,9 +101,9 @@ def lpips(network: str = "vgg", weights: str = "published", input_size: int = 0)
         return {"network": eye.init(keys[0]), "linear": linear}
 
     role = Role(init=init)
-    if _published(weights):
-        files = find_weights(backbone), find_weights(f"lpips_{network}")
-        role = Role(load=lambda: {"network": load_extractor(eye, files[0]), "linear": read_linear(eye, files[1])})
+    if load is not None:
+        linear = find_weights(f"lpips_{network}")
+        role = Role(load=lambda: {"network": load(), "linear": read_linear(eye, linear)})
 
     def distance(tree: PyTree, images: Images, others: Images) -> Float[Array, " b"]:
         one, other = (eye.apply(tree["network"], x) for x in (images, others))
@@ -145,14 +139,6 @@ def read_linear(eye: FeatureExtractor, path: str | os.PathLike) -> dict[str, np.
 def _unit(layer: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     # As published: the small number is added to the length, not under the root; the other one is for the gradient at zero.
     return layer / (jnp.sqrt(jnp.sum(layer**2, axis=-1, keepdims=True) + 1e-20) + 1e-10)
-
-
-def _maps(network: FeatureExtractor) -> dict[str, int]:
-    return {name: size for name, size in network.channels.items() if name != "pooled"}
-
-
-def _published(weights: str) -> bool:
-    return choose("weights", weights, dict(published=True, random=False))
 
 
 DISTANCES: dict[str, Callable[..., Perceptual]] = {"features": features, "lpips": lpips}

@@ -54,6 +54,11 @@ def existing_step(folder: pathlib.Path, step: int | None, steps: Sequence[int] |
     return step
 
 
+def usual_role(folder: pathlib.Path, step: int, trained: str = "student") -> str:
+    """The role that is meant where none is named: the average `ema` where a run has one, else what it trained."""
+    return "ema" if "ema" in saved_tree(folder, step)["params"] else trained
+
+
 def saved_tree(folder: pathlib.Path, step: int) -> Mapping[str, Any]:
     """What a checkpoint holds, as shapes."""
     try:

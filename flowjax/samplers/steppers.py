@@ -1,16 +1,10 @@
 r"""One step of a sampler, and the one-step ODE solvers.
 
 Every sampler is a `Stepper`: it moves a batch from time t to t_next, reading a `Field`, and may remember things between
-steps. The loop in `flowjax.samplers.loop` knows nothing else. With h = t_next - t and v the velocity:
-
-| stepper  | step                                                              | evaluations | order |
-| euler    | x + h v(x, t)                                                     | 1           | 1     |
-| heun     | x + h/2 [v(x, t) + v(x + h v, t_next)]                            | 2           | 2     |
-| midpoint | x + h v(x + h/2 v, t + h/2)                                       | 2           | 2     |
-| rk4      | x + h/6 (k1 + 2 k2 + 2 k3 + k4)                                   | 4           | 4     |
-
-Heun and RK4 evaluate at t_next. Where the prediction fixes no velocity there (a data prediction on the linear path at
-t = 1, see `flowjax.samplers.field.determined`) the last step is an Euler step; this is decided before compilation.
+steps. The loop in `flowjax.samplers.loop` knows nothing else. Euler, Heun, the midpoint rule and RK4 are the steps of
+`flowjax.paths.ode`. Where the prediction fixes no velocity at the end (a data prediction on the linear path at t = 1, see
+`flowjax.samplers.field.determined`) the last step of those that evaluate there is an Euler step; this is decided before
+compilation.
 """
 
 import dataclasses
@@ -19,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
+from flowjax.paths import ode
 from flowjax.paths.path import GaussianPath
 from flowjax.samplers.field import Field, determined
 
@@ -84,7 +79,7 @@ class Euler(OneStep):
 
     def step(self, field, x, t, t_next, memory, keys, place):
         """One Euler step."""
-        return x + (t_next - t) * field.velocity(x, t), memory
+        return ode.euler(field.velocity, x, t, t_next), memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +90,7 @@ class Heun(OneStep):
 
     def step(self, field, x, t, t_next, memory, keys, place):
         """One Heun step."""
-        h = t_next - t
-        first = field.velocity(x, t)
-        second = field.velocity(x + h * first, t_next)
-        return x + 0.5 * h * (first + second), memory
+        return ode.heun(field.velocity, x, t, t_next), memory
 
     def finish(self, field: Any, end: float) -> Stepper:
         """Euler where no velocity is determined at the end."""
@@ -113,9 +105,7 @@ class Midpoint(OneStep):
 
     def step(self, field, x, t, t_next, memory, keys, place):
         """One midpoint step."""
-        half = 0.5 * (t_next - t)
-        middle = x + half * field.velocity(x, t)
-        return x + 2.0 * half * field.velocity(middle, t + half), memory
+        return ode.midpoint(field.velocity, x, t, t_next), memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +116,7 @@ class RungeKutta4(OneStep):
 
     def step(self, field, x, t, t_next, memory, keys, place):
         """One RK4 step."""
-        h = t_next - t
-        half = t + 0.5 * h
-        k1 = field.velocity(x, t)
-        k2 = field.velocity(x + 0.5 * h * k1, half)
-        k3 = field.velocity(x + 0.5 * h * k2, half)
-        k4 = field.velocity(x + h * k3, t_next)
-        return x + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4), memory
+        return ode.rk4(field.velocity, x, t, t_next), memory
 
     def finish(self, field: Any, end: float) -> Stepper:
         """Euler where no velocity is determined at the end."""

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flowjax.losses.boot import boot_loss, boot_target, boundary_loss
-from flowjax.losses.trajectories import solve
 from flowjax.paths.closed_forms import average_velocity, flow_map
 from flowjax.paths.flow_maps import jump_target
+from flowjax.paths.ode import solve
 from flowjax.paths.oracles import gaussian
 from flowjax.paths.path import make_path
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flowjax.losses.consistency import consistency_loss, jump_to_end
-from flowjax.losses.trajectories import solve
 from flowjax.paths.closed_forms import flow_map
 from flowjax.paths.flow_maps import jump_target
+from flowjax.paths.ode import solve
 from flowjax.paths.oracles import gaussian, three_modes_1d
 from flowjax.paths.path import make_path
 

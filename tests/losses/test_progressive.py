@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from flowjax.losses.progressive import jump_of, landing_loss, two_steps
-from flowjax.losses.trajectories import solve
 from flowjax.paths.flow_maps import jump_target
+from flowjax.paths.ode import solve
 from flowjax.paths.oracles import gaussian
 from flowjax.paths.path import make_path
 

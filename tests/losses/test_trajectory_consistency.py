@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax.losses.trajectories import solve
 from flowjax.losses.trajectory_consistency import jump_between, soft_consistency_loss
 from flowjax.paths.closed_forms import flow_map
 from flowjax.paths.flow_maps import jump_target
+from flowjax.paths.ode import solve
 from flowjax.paths.oracles import gaussian
 from flowjax.paths.path import make_path
 

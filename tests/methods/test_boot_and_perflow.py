@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from distillation import EXACT, TEACHER, batch_of, config_of, exact_map, exact_network, method_of, params_of
 
-from flowjax.losses.trajectories import solve
 from flowjax.models import NETWORKS
 from flowjax.models.network import Network
+from flowjax.paths.ode import solve
 from flowjax.paths.path import make_path
 
 KEY = jax.random.key(3)

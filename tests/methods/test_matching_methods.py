@@ -146,7 +146,7 @@ def test_what_does_nothing_is_refused():
         method_of("ladd", penalty_step=0.1)
     with pytest.raises(ValueError, match="config entry 'coupling'"):
         method_of("sid", config_of(coupling=dict(name="minibatch_ot")))
-    with pytest.raises(ValueError, match="says nothing about the data at t = 0"):
+    with pytest.raises(ValueError, match="moves nothing at the start of the path"):
         method_of("sid", prediction="noise")
     with pytest.raises(ValueError, match="method.distillation_weight is 0"):
         method_of("add", distillation_weight=0.0)

@@ -63,5 +63,5 @@ def test_published_weights_that_are_not_there_are_asked_for(monkeypatch, tmp_pat
     monkeypatch.setenv("FLOWJAX_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="weights of vgg16 are not in .*torchvision"):
         make_perceptual(dict(name="lpips"))
-    with pytest.raises(ValueError, match="Unknown layer of efficientnet_lite0 'b5'"):
+    with pytest.raises(ValueError, match="Unknown map of efficientnet_lite0 'b5'"):
         make_perceptual(dict(name="features", layers=("b5",), weights="random"))

@@ -99,6 +99,6 @@ def test_add_judges_by_the_features_of_an_image_network(teacher):
 
 def test_dmd_compares_its_pairs_as_a_network_sees_them(teacher):
     seen = dict(name="features", layers=("b2",), weights="random", input_size=32)
-    saved, lines = distil(teacher, "dmd", name="dmd", perceptual=seen, teacher_steps=2)
+    saved, lines = distil(teacher, "dmd", name="dmd", distance=dict(name="perceptual", network=seen), teacher_steps=2)
     assert "stem" in saved.read_role("perceptual")
     assert all(line["student/regression"] > 0 for line in lines if "student/regression" in line)

@@ -9,8 +9,8 @@ import pytest
 from flowjax.config import ConfigError, load
 from flowjax.data.pairs import Origins
 from flowjax.data.points import mixture
-from flowjax.losses.trajectories import solve
 from flowjax.main import main
+from flowjax.paths.ode import solve
 from flowjax.paths.oracles import GaussianMixture, ring
 from flowjax.paths.path import make_path
 from flowjax.training.pairs import make_pairs

@@ -1,6 +1,7 @@
 """Image features: frozen, published networks behind one FeatureExtractor, for distances, probes and alignment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flowjax.choices import Spec, build, choose
 from flowjax.models.features.efficientnet import efficientnet_lite0
@@ -16,7 +17,15 @@ EXTRACTORS = {
     "alexnet": alexnet,
 }
 
-__all__ = ["EXTRACTORS", "FeatureExtractor", "chosen_map", "efficientnet_lite0", "inception_v3", "load_extractor"]
+__all__ = [
+    "EXTRACTORS",
+    "FeatureExtractor",
+    "chosen_map",
+    "efficientnet_lite0",
+    "inception_v3",
+    "load_extractor",
+    "open_extractor",
+]
 
 
 def chosen_map(spec: Spec) -> tuple[FeatureExtractor, str, Callable[[], Tree] | None]:
@@ -27,11 +36,28 @@ def chosen_map(spec: Spec) -> tuple[FeatureExtractor, str, Callable[[], Tree] | 
         (which must be on this machine) or 'random', for tests.
     """
     options = dict(spec)
-    layer, weights = options.pop("layer", None), options.pop("weights", "published")
-    extractor = build("feature extractor", options, EXTRACTORS)
-    layer = extractor.layer if layer is None else layer
-    choose(f"map of {extractor.name}", layer, {name: True for name in extractor.channels if name != "pooled"})
+    name, layer, weights = options.pop("name"), options.pop("layer", None), options.pop("weights", "published")
+    extractor, load = open_extractor(name, weights, layers=() if layer is None else (layer,), **options)
+    return extractor, layer or extractor.layer, load
+
+
+def open_extractor(
+    name: str, weights: str = "published", input_size: int | None = None, layers: Sequence[str] = (), **options: Any
+) -> tuple[FeatureExtractor, Callable[[], Tree] | None]:
+    """An extractor, and what loads its published weights; None where they are to be random.
+
+    Args:
+      name: of EXTRACTORS.
+      weights: 'published', which must be on this machine, or 'random', for tests.
+      input_size: the side that images are resized to; the extractor's own unless told.
+      layers: those that are to be read, which must be maps.
+      **options: its others.
+    """
+    sized = {} if input_size is None else {"input_size": input_size}
+    extractor = build("feature extractor", {"name": name, **sized, **options}, EXTRACTORS)
+    for layer in layers:
+        choose(f"map of {extractor.name}", layer, extractor.maps)
     if not choose("weights", weights, dict(published=True, random=False)):
-        return extractor, layer, None
+        return extractor, None
     path = find_weights(extractor.name)
-    return extractor, layer, lambda: load_extractor(extractor, path)
+    return extractor, lambda: load_extractor(extractor, path)

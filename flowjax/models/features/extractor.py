@@ -66,6 +66,11 @@ class FeatureExtractor:
     norm_epsilon: float
     apply: Callable[[Tree, Images], dict[str, Array]]
 
+    @property
+    def maps(self) -> dict[str, int]:
+        """The channels of the layers that are maps."""
+        return {name: size for name, size in self.channels.items() if name != "pooled"}
+
     def init(self, key: Key[Array, ""]) -> dict[str, dict[str, Array]]:
         """Random weights that keep the size of activations: for tests; distances in random features mean little."""
         tree = {}
