@@ -63,9 +63,7 @@ def oracle(options: argparse.Namespace) -> None:
 
 def measure(job: Job, run: Run) -> list[dict]:
     """The receipts of a finished run at each of its samplers."""
-    checkpoints = run.checkpoints(read_only=True)
-    state, _ = checkpoints.restore(checkpoints.latest(), run.executor.abstract)
-    checkpoints.close()
+    state = run.latest_state()
     drawer, evaluators = Drawer(run), make_evaluators(run)
     lines = [line for line in run_files.read_lines(job.directory / run_files.METRICS) if "loss" in line]
     receipts = []

@@ -143,9 +143,7 @@ def measure_run(job: Job, tiny: bool) -> list[dict]:
     for steps in FEW_STEPS if plain_flow else ():
         config.samplers[f"euler_{steps}"] = dict(name="euler", steps=steps)
     run = Run(config, job.directory)
-    checkpoints = run.checkpoints(read_only=True)
-    state, _ = checkpoints.restore(checkpoints.latest(), run.executor.abstract)
-    checkpoints.close()
+    state = run.latest_state()
     step = int(state.step)
     lines = [line for line in run_files.read_lines(job.directory / run_files.METRICS) if "loss" in line]
     sets, pairs, batches = (2, 4, 4) if tiny else (GENERATED_SETS, TRUE_PAIRS, LOSS_BATCHES)

@@ -58,9 +58,7 @@ def measure(argument: str, workdir: pathlib.Path, count: int, numbers=(1, 2), wo
         guidance = {**default["guidance"], "scale": scale} if scale != 1.0 else dict(name="none")
         config.samplers[name] = {**default, "guidance": guidance}
     run = Run(config, workdir)
-    checkpoints = run.checkpoints(read_only=True)
-    state, _ = checkpoints.restore(checkpoints.latest(), run.executor.abstract)
-    checkpoints.close()
+    state = run.latest_state()
     drawer = Drawer(run)
     chosen = next(name for name, scale in scales.items() if scale == default["guidance"]["scale"])
     cases = [(chosen, split, number) for split in ("test", "held_out") for number in numbers]

@@ -27,7 +27,7 @@ from jaxtyping import Int, PyTree
 from flowjax.choices import Spec, build
 from flowjax.contract import DataSpec
 from flowjax.data.fingerprints import plain_hash, source_fingerprint, tree_hash
-from flowjax.data.tokenizers import Tokenizer, make_tokenizer
+from flowjax.data.tokenizers import UNKNOWN_WORD, Tokenizer, make_tokenizer
 from flowjax.models.text.minilm import TOKENIZER, encode_tokens, load_minilm, minilm_folder, sentence_vectors
 
 PIECE = 32  # captions that are encoded in one call
@@ -125,7 +125,14 @@ class EncodedSource:
 
     def encode_text(self, tokens: Int[np.ndarray, "n l"]) -> dict[str, np.ndarray]:
         """What the table says of captions given as the source's ids: of prompts, for one."""
-        return self.table(self.source.tokenizer.decode(np.asarray(tokens)))
+        captions = self.source.tokenizer.decode(np.asarray(tokens))
+        for caption in captions:
+            if UNKNOWN_WORD in caption:
+                raise ValueError(
+                    f"The source's tokenizer has lost a word of a caption before it could be encoded: '{caption}'. Give the "
+                    "source tokenizer=dict(name='bytes'), which keeps captions as they are."
+                )
+        return self.table(captions)
 
     def _with_text(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {**rows, **self.encode_text(rows["tokens"])}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import absl.logging
+
 from flowjax.evaluation import run_files, tables
 from flowjax.evaluation.receipts import read_receipts
 
@@ -45,6 +47,7 @@ def run_parts(
     parser.add_argument("--out", type=pathlib.Path, help="of receipts and pictures (default: beside the script)")
     more(parser)
     options = parser.parse_args(arguments)
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells about each of its own steps otherwise
     options.root = root
     options.work = (options.work or root / "runs" / f"{name}{'_tiny' if options.tiny else ''}").absolute()
     options.out = options.out or (options.work / "published" if options.tiny else here)

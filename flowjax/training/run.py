@@ -130,6 +130,16 @@ class Run:
         state, data = checkpoints.restore(step, self.executor.abstract)
         return self.executor.place(state), data
 
+    def latest_state(self) -> State:
+        """The state of the newest checkpoint, for reading."""
+        checkpoints = self.checkpoints(read_only=True)
+        step = checkpoints.latest()
+        if step is None:
+            raise FileNotFoundError(f"There is no complete checkpoint in {checkpoints.directory}. Train first.")
+        state, _ = checkpoints.restore(step, self.executor.abstract)
+        checkpoints.close()
+        return state
+
     @property
     def default_sampler(self) -> str:
         """`default` if the method has a sampler of that name, else its first."""

@@ -1,5 +1,7 @@
 """Captions encoded on the way: the encoder's vectors in every batch, each caption encoded once, prompts included."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from flowjax.contract import DataSpec
 from flowjax.data.batch import check_batch
 from flowjax.data.cached import with_cache
 from flowjax.data.caches import build_cache, encoder_parts
-from flowjax.data.encoded import PIECE, CaptionTable, encoded, with_minilm
+from flowjax.data.encoded import PIECE, CaptionTable, EncodedSource, encoded, with_minilm
 from flowjax.data.mixtures import mixed
 from flowjax.data.pictures import MemoryPictures, picture_source
 from flowjax.data.pipeline import make_iterator
@@ -51,6 +53,15 @@ def test_batches_hold_the_vectors_of_their_own_captions(pieces, parameters):
     assert with_minilm(inner, parameters, pieces).fingerprint() == source.fingerprint()
     moved = jax.tree.map(lambda leaf: leaf + 1e-3, parameters)
     assert with_minilm(inner, moved, pieces).fingerprint() != source.fingerprint()
+
+
+def test_a_caption_that_has_lost_a_word_is_refused():
+    tokenizer = make_tokenizer(dict(name="words", length=3), ["red apple", "green pear"])
+    source = EncodedSource(types.SimpleNamespace(tokenizer=tokenizer), counting_table(tokenizer)[0], DataSpec((1,)), "")
+    assert source.encode_text(tokenizer.encode(["red pear"]))["text_mask"].sum() == 2
+    tokens = tokenizer.encode(["red pear", "blue apple"])
+    with pytest.raises(ValueError, match=r"has lost a word.*'\[unknown\] apple'.*tokenizer=dict\(name='bytes'\)"):
+        source.encode_text(tokens)
 
 
 def sentences(rows):

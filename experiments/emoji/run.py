@@ -1,0 +1,76 @@
+"""Emoji from words in three styles: trains configs/emoji.py, measures it, and draws held-out names in every style.
+
+    python experiments/emoji/run.py [--tiny] [--parts main accelerator] [--work DIR] [--out DIR]
+
+    main         configs/emoji.py, 32 x 32, overnight on two CPU cores; a run that was cut off goes on where it stopped
+    accelerator  configs/emoji.py:accelerator, 64 x 64; it is not among the parts that run unless asked for
+
+Each needs the data and weights that the config's header names. `--tiny` does a little of both in minutes, without weights,
+and writes to the work folder.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from flowjax.config import ConfigDict, load
+from flowjax.data.emoji import STYLES
+from flowjax.evaluation import run_files
+from flowjax.evaluation.experiment import run_parts, train
+from flowjax.evaluation.pictures import captioned_grid, save_png
+from flowjax.evaluation.receipts import read_receipts, replace_receipts
+from flowjax.training.conditions import prompted
+from flowjax.training.run import Run
+from flowjax.training.sampling import Drawer
+
+CONFIG = "configs/emoji.py"
+NAMES, SEED = 16, 7  # held-out names in the picture, and which
+
+
+def one(options: argparse.Namespace, part: str, *choices: str) -> None:
+    """Trains the config with its choices; publishes what it measured on the way, and the picture."""
+    chosen = [*choices, *(("tiny", "text=words") if options.tiny else ())]
+    config = ":".join(filter(None, (str(options.root / CONFIG), ",".join(chosen))))
+    workdir = options.work / part
+    train(options.root, config, workdir)
+    receipts = read_receipts(workdir / run_files.RECEIPTS)
+    hours = [{**receipt, "hours": round(receipt["seconds"] / 3600, 1)} for receipt in receipts]
+    replace_receipts(options.out / "receipts", part, hours)
+    save_png(options.out / f"{part}.png", held_out_picture(Run(ConfigDict(load(config)), workdir)))
+
+
+def held_out_picture(run: Run) -> np.ndarray:
+    """Held-out names, two to a row: what was drawn in the three styles, and the three real drawings."""
+    real = run.source.reference("test")
+    captions = run.source.tokenizer.decode(real["tokens"])
+    place = {caption: row for row, caption in enumerate(captions)}
+    names = [caption.removeprefix(f"{STYLES[0]} style: ") for caption in captions if caption.startswith(STYLES[0])]
+    told = lambda name: [f"{style} style: {name}" for style in STYLES]
+    # An unknown word stands for many names, and skin tones are many drawings of one.
+    plain = [name for name in dict.fromkeys(names) if "[unknown]" not in name and "skin tone" not in name]
+    whole = [name for name in plain if all(caption in place for caption in told(name))]
+    chosen = np.random.default_rng(SEED).permutation(len(whole))[:NAMES]
+    prompts = [caption for row in chosen for caption in told(whole[row])]
+    count, drawer = len(prompts), Drawer(run)
+    conditions = prompted(run.source, prompts, count)
+    drawn = drawer.draw(run.latest_state().params, run.default_sampler, conditions, count, "held_out", count)
+    shown = np.stack([drawn, real["data"][[place[prompt] for prompt in prompts]]], axis=1)
+    shown = shown.reshape(-1, len(STYLES), *shown.shape[1:]).swapaxes(1, 2).reshape(-1, *drawn.shape[1:])
+    texts = [text for row in chosen for text in (*told(whole[row]), *(["real"] * len(STYLES)))]
+    return captioned_grid(shown, texts, columns=4 * len(STYLES))
+
+
+PARTS = {
+    "main": lambda options: one(options, "main"),
+    "accelerator": lambda options: one(options, "accelerator", "accelerator"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the parts asked for; returns the exit status."""
+    return run_parts(__file__, PARTS, arguments, default=("main",))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
