@@ -9,7 +9,8 @@ with G' a slowly following copy whose parameters have no gradient, but through w
 at s are weighed by what becomes of them. With u = s the teacher alone is the target, with u near t the student is.
 
 Beside it the network at s = t is fitted to the pairs' own predictions (denoising score matching). Its weight makes both
-gradients with respect to the last layer equally long; see losses/autoencoding.py, equation (3).
+gradients with respect to the last layer equally long; see losses/autoencoding.py, equation (3). An adversary may tell the
+student's clean ends from data; its weight is the same ratio, kept between 0.01 and 10.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flowjax.arrays import expand_to
-from flowjax.losses.trajectories import squared_distance
 from flowjax.paths.flow_maps import flow_jump
 from flowjax.paths.path import GaussianPath
 
@@ -36,7 +36,7 @@ def jump_between(predict: Jumper, path: GaussianPath, prediction: str, x: Points
     return jnp.where(expand_to(there, x), x, flow_jump(path, prediction, predict(x, t, s), x, before, after))
 
 
-def soft_consistency_loss(
+def soft_ends(
     predict: Jumper,
     still: Jumper,
     judge: Jumper,
@@ -47,9 +47,8 @@ def soft_consistency_loss(
     y: Points,
     u: Times,
     s: Times,
-    distance: Callable[[Points, Points], Float[Array, " b"]] = squared_distance,
-) -> Float[Array, " b"]:
-    """Equation (1).
+) -> tuple[Points, Points]:
+    """The two clean ends of equation (1): the student's, and the target, which has no gradient.
 
     Args:
       predict: (x, t, s) -> the student's prediction of a jump.
@@ -62,9 +61,8 @@ def soft_consistency_loss(
       y: where the teacher's trajectories through x are at u.
       u: between t and s.
       s: where jumps end.
-      distance: d.
     """
     to_end = lambda point: jump_between(judge, path, prediction, point, s, jnp.full_like(s, path.end))
     wanted = to_end(jump_between(still, path, prediction, y, u, s))
     found = to_end(jump_between(predict, path, prediction, x, t, s))
-    return distance(found, jax.lax.stop_gradient(wanted))
+    return found, jax.lax.stop_gradient(wanted)

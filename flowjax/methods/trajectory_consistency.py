@@ -2,26 +2,38 @@ r"""CTM: consistency trajectory models (Kim et al. 2024), a network of two times
 
 Two terms: soft consistency between jumps that begin at t and, after a stretch of the teacher's trajectory, at u
 (losses/trajectory_consistency.py), and the field at s = t from the data. Samplers: `flow_map`, whose gamma adds noise.
-The adversarial term of the original is left out.
+
+With an adversary there is a second phase, due from `adversarial_start` on:
+
+    phase          trains         loss
+    trajectories   student        soft consistency + weight * field + weight * the game against the discriminator
+    discriminator  discriminator  the game of data and the student's clean ends
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, mean_per_example, uniform_rows
-from flowjax.choices import Spec
+from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
+from flowjax.losses.adversarial import GAMES
 from flowjax.losses.autoencoding import balanced
-from flowjax.losses.trajectory_consistency import soft_consistency_loss
+from flowjax.losses.trajectory_consistency import soft_ends
 from flowjax.methods.endpoints import make_distance, make_follow
-from flowjax.methods.parts import check_shares, draw, joined, make_samplers, refuse_unread
+from flowjax.methods.judges import JUDGE, Bout, make_judge
+from flowjax.methods.parts import Draw, check_shares, draw, joined, make_samplers, refuse_unread
 from flowjax.methods.students import make_student, target_role
 from flowjax.paths.predictions import target
 
 LAST_LAYER = "output"
 SLOW = {"name": "constant", "decay": 0.999}  # the default judge
+ADVERSARY = (0.01, 10.0)  # between which its ratio is kept
+Ends = Callable[[PyTree], tuple[Float[Array, "b ..."], Float[Array, "b ..."]]]
+Field = Callable[[PyTree], Float[Array, " b"]]
 
 
 def trajectory_consistency(
@@ -36,6 +48,13 @@ def trajectory_consistency(
     judge: Spec = SLOW,
     denoising: float = 1.0,
     adaptive: bool = True,
+    adversarial_weight: float = 0.0,
+    adversarial_start: int = 0,
+    game: str = "hinge",
+    discriminator: Spec | None = None,
+    discriminator_optimizer: Spec | None = None,
+    penalty_weight: float = 0.0,
+    penalty_step: float = 0.0,
     label_dropout: float = 0.1,
     start: str = "fresh",
 ) -> Method:
@@ -51,29 +70,52 @@ def trajectory_consistency(
       distance: of the ends, a spec of methods/endpoints.py; the mean squared error unless told.
       judge: the average of the student that compares jumps at the clean end, a spec of models/ema.py.
       denoising: weight of the field at s = t; 0 for none.
-      adaptive: make this weight relative: to the ratio of both gradients with respect to the last layer.
+      adaptive: make this weight and the adversary's relative: to the ratio of their gradients and that of soft consistency
+        with respect to the last layer; the adversary's ratio stays between 0.01 and 10.
+      adversarial_weight: of the student's share in the game; 0 for no adversary.
+      adversarial_start: the step from which on the adversary plays.
+      game: one of losses.adversarial.GAMES.
+      discriminator: spec of methods/judges.py for clean examples; dense layers for points, patches for images, unless told.
+      discriminator_optimizer: None for one like config.optimizer.
+      penalty_weight: of R1 on real examples.
+      penalty_step: 0 for the exact R1, else the step of its approximation.
       label_dropout: how often conditions are replaced by their null.
       start: 'teacher' or 'fresh'.
     """
     refuse_unread(config, ["weight"], "trajectory_consistency")
     check_shares(label_dropout=label_dropout)
-    if not 0 < longest <= 1 or denoising < 0:
+    if not 0 < longest <= 1 or denoising < 0 or adversarial_weight < 0:
         raise ValueError(
-            f"method has longest={longest} and denoising={denoising}; expected a share above 0, and no negative weight."
+            f"method has longest={longest}, denoising={denoising} and adversarial_weight={adversarial_weight}; expected a "
+            "share above 0, and no negative weight."
+        )
+    named = discriminator or discriminator_optimizer or penalty_weight or penalty_step or adversarial_start
+    if not adversarial_weight and (named or game != "hinge"):
+        raise ValueError(
+            "method.adversarial_weight is 0, so there is no discriminator: drop adversarial_start, game, discriminator, "
+            "discriminator_optimizer, penalty_weight and penalty_step, or give it a weight."
         )
     student = make_student(config, data, "trajectory_consistency", prediction, teacher, start, two_times=True)
     setting, path = student.setting, student.setting.path
     measure = make_distance(distance)
     roles = joined(student.roles, measure.roles, target_role(judge, config))
     follow = make_follow(student.teacher, solver_steps, solver)
-    adaptive = adaptive and denoising > 0
+    adaptive = adaptive and (denoising > 0 or adversarial_weight > 0)
     if adaptive and LAST_LAYER not in jax.eval_shape(setting.network.init, jax.random.key(0)):
         raise ValueError(
             f"The network '{config.network.name}' has no layer '{LAST_LAYER}' whose gradients could be compared. Set "
             "method.adaptive=False and a weight method.denoising."
         )
 
-    def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
+    judging = None
+    if adversarial_weight:
+        spec = discriminator or dict(name="points" if len(data.shape) == 1 else "patch")
+        judging = make_judge(spec, config, data, discriminator_optimizer, noised=False)
+        bout = Bout(choose("game", game, GAMES), penalty_weight, penalty_step)
+        roles = joined(roles, judging.roles)
+
+    def situation(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Draw, Ends, Field]:
+        """What is drawn; the clean ends and the error of the field at s = t as functions of the student."""
         key_draw, key_end, key_stretch = jax.random.split(key, 3)
         drawn = draw(setting, batch, key_draw, label_dropout)
         uniform = lambda key: uniform_rows(example_keys(key, batch["row"]))
@@ -82,31 +124,56 @@ def trajectory_consistency(
         u = t + jnp.minimum(s - t, longest * (path.end - path.start)) * uniform(key_stretch)
         x = path.sample(drawn.noise, drawn.data, t)
         y = follow(params, x, t, u, drawn.cond)
-        still, own = jax.lax.stop_gradient(params["student"]), params["student"]
+        still = jax.lax.stop_gradient(params["student"])
         predict = lambda tree: lambda x, t, s: setting.network.apply(tree, x, t, drawn.cond, s=s, keys=drawn.keys)
 
-        def consistency(tree):
+        def ends(tree):
             jumps = predict(tree), predict(still), predict(params["target"])
-            compare = lambda one, other: measure.compare(params, one, other, batch["step"])
-            return soft_consistency_loss(*jumps, path, prediction, x, t, y, u, s, compare)
+            return soft_ends(*jumps, path, prediction, x, t, y, u, s)
 
         def field(tree):
             wanted = target(path, prediction, drawn.noise, drawn.data, t)
             return mean_per_example((predict(tree)(x, t, t) - wanted) ** 2)
 
-        soft = consistency(own)
-        if not denoising:
-            return soft, {"t": t, "error": soft}
-        plain, weight = field(own), jnp.float32(denoising)
-        if adaptive:
-            layer = own[LAST_LAYER]
-            through = lambda loss: lambda layer: loss({**own, LAST_LAYER: layer})
-            weight = weight * balanced(through(consistency), through(field), layer, batch["mask"])
-        metrics = {"t": t, "error": soft, "denoising": plain, "denoising_weight": jnp.broadcast_to(weight, t.shape)}
-        return soft + weight * plain, metrics
+        return drawn, ends, field
 
-    return Method(
-        roles=roles,
-        phases={"trajectories": Phase(loss, trains=("student",))},
-        samplers=make_samplers(config, setting),
-    )
+    def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
+        drawn, ends, field = situation(params, batch, key)
+        own = params["student"]
+
+        def consistency(tree):
+            return measure.compare(params, *ends(tree), batch["step"])
+
+        def fooling(tree):
+            return bout.game.generator(judging.frozen(params, ends(tree)[0], None, drawn.cond))
+
+        def weighed(weight, term, lowest=0.0, highest=jnp.inf):
+            if not adaptive:
+                return jnp.full(drawn.t.shape, weight, jnp.float32)
+            through = lambda loss: lambda layer: loss({**own, LAST_LAYER: layer})
+            ratio = balanced(through(consistency), through(term), own[LAST_LAYER], batch["mask"])
+            return jnp.broadcast_to(weight * jnp.clip(ratio, lowest, highest), drawn.t.shape)
+
+        value = consistency(own)
+        metrics = {"t": drawn.t, "error": value}
+        if denoising:
+            plain, weight = field(own), weighed(denoising, field)
+            value, metrics = value + weight * plain, {**metrics, "denoising": plain, "denoising_weight": weight}
+        if judging is not None:
+            fooled, weight = fooling(own), weighed(adversarial_weight, fooling, *ADVERSARY)
+            weight = jnp.where(batch["step"] >= adversarial_start, weight, 0.0)
+            value, metrics = value + weight * fooled, {**metrics, "adversarial": fooled, "adversarial_weight": weight}
+        return value, metrics
+
+    def discriminator_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
+        key_ends, key_penalty = jax.random.split(key)
+        drawn, ends, _ = situation(params, batch, key_ends)
+        score = lambda x: judging.logits(params, x, None, drawn.cond)
+        found = jax.lax.stop_gradient(ends(params["student"])[0])
+        value, metrics = bout.discriminator_loss(score, drawn.data, found, batch, key_penalty)
+        return value, {"t": drawn.t, **metrics}
+
+    phases = {"trajectories": Phase(loss, trains=("student",))}
+    if judging is not None:
+        phases["discriminator"] = Phase(discriminator_loss, trains=(JUDGE,), start=adversarial_start)
+    return Method(roles, phases, make_samplers(config, setting))

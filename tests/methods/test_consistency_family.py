@@ -120,6 +120,53 @@ def test_consistency_refuses(options, changes, message):
         made("consistency", changes=changes, **options)
 
 
+def size(tree):
+    return float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))))
+
+
+def test_the_adversary_of_jumps_has_the_ratio_of_gradients_as_weight_and_plays_from_its_start_on():
+    options = dict(teacher=dict(name="mixture"), solver_steps=1, two_times=True)
+    plain = made("trajectory_consistency", **options)
+    method = made("trajectory_consistency", adversarial_weight=0.5, adversarial_start=3, **options)
+    shake = lambda leaf, key: leaf + 0.1 * jax.random.normal(key, leaf.shape)
+    leaves, structure = jax.tree.flatten(start(method))
+    params = jax.tree.unflatten(structure, map(shake, leaves, jax.random.split(jax.random.key(9), len(leaves))))
+    key, student, game = jax.random.key(1), method.phases["trajectories"], method.phases["discriminator"]
+    assert (student.start, game.start, game.trains) == (0, 3, ("discriminator",))
+    own = lambda phase, layer, step: phase.loss(
+        {**params, "student": {**params["student"], "output": layer}}, batch_of(step=step), key
+    )
+    layer = params["student"]["output"]
+    without, early = own(plain.phases["trajectories"], layer, 2)[0], own(student, layer, 2)[0]
+    np.testing.assert_allclose(early, without, rtol=1e-5)
+    late, metrics = own(student, layer, 3)
+    np.testing.assert_allclose(late - without, metrics["adversarial_weight"] * metrics["adversarial"], rtol=1e-3)
+    slope = lambda name: size(jax.grad(lambda layer: own(student, layer, 3)[1][name].mean())(layer))
+    expected = 0.5 * np.clip(slope("error") / slope("adversarial"), 0.01, 10.0)
+    np.testing.assert_allclose(metrics["adversarial_weight"], expected, rtol=1e-3)
+
+    gradients = jax.grad(lambda params: jnp.sum(game.loss(params, batch_of(step=3), key)[0]))(params)
+    assert size(gradients["discriminator"]) > 0
+    assert size({name: tree for name, tree in gradients.items() if name != "discriminator"}) == 0
+    gradients = jax.grad(lambda params: jnp.sum(student.loss(params, batch_of(step=3), key)[0]))(params)
+    assert size(gradients["discriminator"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(game="non_saturating"), "adversarial_weight is 0, so there is no discriminator"),
+        (dict(adversarial_weight=-1.0), "no negative weight"),
+        (dict(adversarial_weight=1.0, game="hing"), "Did you mean 'hinge'"),
+        (dict(adversarial_weight=1.0, discriminator=dict(name="tokens")), "Unknown discriminator 'tokens'"),
+        (dict(longest=0.0), "a share above 0"),
+    ],
+)
+def test_trajectory_consistency_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        made("trajectory_consistency", teacher=dict(name="mixture"), two_times=True, **options)
+
+
 def test_the_tangent_is_computed_in_float32_whatever_the_precision(monkeypatch):
     module = sys.modules["flowjax.methods.continuous_consistency"]  # the function of this name hides it
     seen = []
