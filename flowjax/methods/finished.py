@@ -36,6 +36,17 @@ class Finished:
         return stored.read_network(folder, role, stored.existing_step(folder, None))
 
 
+def config_of_run(restore_from: str, who: str) -> ConfigDict:
+    """The config that a run was trained with.
+
+    Args:
+      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role.
+      who: what wants it, for messages ("The teacher").
+    """
+    folder, _ = stored.split_reference(restore_from, who)
+    return ConfigDict(_as_tuples(stored.read_config(folder, stored.existing_step(folder, None))))
+
+
 def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:
     """Reads the config of a run and builds what it trained.
 
@@ -47,7 +58,7 @@ def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:
     folder, role = stored.split_reference(restore_from, who)
     step = stored.existing_step(folder, None)
     role = role or stored.usual_role(folder, step)
-    config = ConfigDict(_as_tuples(stored.read_config(folder, step)))
+    config = config_of_run(restore_from, who)
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
     return Finished(config, setting, f"{restore_from.partition(':')[0].rstrip('/')}:{role}")
 

@@ -1,0 +1,62 @@
+"""Every student of configs/students.py is built on a finished run, and takes from it what it says."""
+
+import jax
+import numpy as np
+import pytest
+
+from flowjax.config import ConfigError, load, load_module
+from flowjax.evaluation.receipts import read_receipts
+from flowjax.main import main
+from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.run import Run
+
+STUDENTS = load_module("configs/students.py").STUDENTS
+QUIET = ["--config.writers.tensorboard=False", "--config.when.sample.at_percent=()"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("students") / "teacher"
+    assert main(["--config=configs/digits.py:tiny,network=dit", f"--workdir={folder}", *QUIET]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_fits_a_finished_run(teacher, name):
+    run = Run(load(f"configs/students.py:tiny,teacher={teacher},method={name},guidance=2.0"))
+    theirs = load("configs/digits.py:tiny,network=dit")
+    assert run.config.data == theirs.data and run.config.network.width == theirs.network.width
+    told = "scales" in run.config.method
+    assert run.config.method.teacher.guidance_scale == (1.0 if told else 2.0)
+    assert not told or run.config.samplers.default.conditions.guidance == 2.0
+    batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in next(run.iterator()).items()}
+    batch["step"] = jax.ShapeDtypeStruct(batch["row"].shape, np.int32)
+    for phase in run.method.phases.values():
+        value, _ = jax.eval_shape(phase.loss, run.executor.abstract.params, batch, jax.random.key(0))
+        assert value.shape == batch["row"].shape
+    for sampler in run.method.samplers.values():
+        assert sampler.description["nfe"] == sampler.description["steps"]  # guidance costs a student nothing
+
+
+def test_an_adapter_that_learns_consistency_leaves_its_teacher_as_it_was(teacher, tmp_path):
+    config = f"configs/students.py:tiny,teacher={teacher},method=latent_consistency,rank=4"
+    assert main([f"--config={config}", f"--workdir={tmp_path}", *QUIET]) == 0
+    student, origin = (Checkpoints(folder / "checkpoints", read_only=True) for folder in (tmp_path, teacher))
+    flat = lambda tree: {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+    base, theirs = flat(student.read_role("base")), flat(origin.read_role("ema"))
+    assert set(theirs) <= set(base)  # and what reads the guidance scale
+    for name, leaf in theirs.items():
+        np.testing.assert_array_equal(base[name], leaf)
+    adapter = student.read_role("student")
+    assert 0 < sum(leaf.size for leaf in jax.tree.leaves(adapter)) < 0.5 * sum(leaf.size for leaf in theirs.values())
+    receipts = [r for r in read_receipts(tmp_path / "receipts") if r["metric"] == "frechet_ratio"]
+    assert [r["nfe"] for r in receipts] == [1]
+
+
+def test_a_student_needs_a_teacher(tmp_path):
+    with pytest.raises(ConfigError, match="Which run is the teacher"):
+        load("configs/students.py")
+    with pytest.raises(ConfigError, match="nowhere"):
+        load(f"configs/students.py:teacher={tmp_path / 'nowhere'}")
