@@ -24,7 +24,6 @@ import numpy as np
 from flowjax.arrays import example_keys
 from flowjax.choices import build
 from flowjax.config import ConfigDict
-from flowjax.evaluation import run_files
 from flowjax.evaluation.coverage import mode_weights
 from flowjax.evaluation.experiment import run_parts, sweep
 from flowjax.evaluation.receipts import make_receipt, replace_receipts
@@ -35,7 +34,7 @@ from flowjax.paths.path import PATHS, GaussianPath, make_path
 from flowjax.samplers.build import split_keys
 from flowjax.sweep.jobs import Job, plan
 from flowjax.training.run import Run
-from flowjax.training.sampling import Drawer, evaluate, make_evaluators
+from flowjax.training.sampling import Drawer, evaluate_samplers, make_evaluators
 from flowjax.training.state import step_key
 
 CONFIG = "configs/distillation.py"
@@ -63,12 +62,10 @@ def oracle(options: argparse.Namespace) -> None:
 
 def measure(job: Job, run: Run) -> list[dict]:
     """The receipts of a finished run at each of its samplers."""
-    state = run.latest_state()
-    drawer, evaluators = Drawer(run), make_evaluators(run)
-    lines = [line for line in run_files.read_lines(job.directory / run_files.METRICS) if "loss" in line]
+    params, drawer = run.latest_state().params, Drawer(run)
     receipts = []
-    for name, sampler in run.method.samplers.items():
-        values, written = evaluate(run, drawer, evaluators, state.params, int(state.step), name, lines[-1]["seconds"])
+    for name, written in evaluate_samplers(run).items():
+        sampler = run.method.samplers[name]
         steps = sampler.description["steps"]
         about = dict(student=job.config["method"]["name"], method=job.point[":method"], steps=steps)
         about["weights"] = job.config["data"]["weights"]
@@ -76,7 +73,7 @@ def measure(job: Job, run: Run) -> list[dict]:
         follows = sampler.description["sampler"] in ("euler", "ddim", "flow_map")
         # The map is that of all data: a student told their labels has other ends.
         if follows and not sampler.description.get("gamma") and run.source.spec.num_classes is None:
-            error = map_error(run, drawer, state.params, name)
+            error = map_error(run, drawer, params, name)
             receipts.append({**written[0], **about, "metric": "map_error", "value": error, "better": "lower"})
             for field in ("interval", "floor", "floor_std"):
                 receipts[-1].pop(field, None)

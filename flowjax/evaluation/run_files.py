@@ -95,10 +95,16 @@ def read_lines(path: str | os.PathLike) -> list[dict]:
     return lines
 
 
-def seconds_until(workdir: str | os.PathLike, step: int) -> float:
-    """How long a run had trained when it came to a step, by its metrics; 0 where they say nothing."""
+def seconds_until(workdir: str | os.PathLike, step: int, what: str = "seconds") -> float:
+    """How long a run had gone on when it came to a step, by its metrics; 0 where they say nothing.
+
+    Args:
+      workdir: of the run.
+      step: the step.
+      what: 'seconds' for everything, 'training_seconds' for the time without pictures and measurements.
+    """
     lines = read_lines(pathlib.Path(workdir) / METRICS)
-    return max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
+    return max((line.get(what, 0.0) for line in lines if line["step"] <= step), default=0.0)
 
 
 class LineFile:

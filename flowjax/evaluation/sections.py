@@ -174,7 +174,7 @@ def _grouped(names: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
 def curves(run: Run) -> str:
     """Loss raw and smoothed, the optimizer's figures, evaluations over steps, and everything else folded."""
     names = {key: None for line in run.metrics for key, value in line.items() if number(value) is not None}
-    names = [name for name in names if name not in ("step", "seconds")]
+    names = [name for name in names if name not in ("step", "seconds", "training_seconds")]
     if not names:
         return missing("metrics.jsonl is missing or has no figures: there are no curves to draw.")
     groups = _grouped(names)

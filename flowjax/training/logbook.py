@@ -1,8 +1,9 @@
 """What a run writes while it trains: its config, logs, pictures, measurements, status and report."""
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from flowjax.training.update import TIME_BINS
 from flowjax.training.writers import Writers
 
 COUNT, LOSS = "by_time/count", "by_time/loss"
+TRAINING = "training_seconds"
 
 
 class MetricSums:
@@ -78,7 +80,8 @@ class Logbook:
 
     def open(self, step: int) -> None:
         """Writes the config and what the samplers are; on a resume cuts the logs back to the checkpoint."""
-        self._seconds_before = self._recorded_seconds(step)
+        self._seconds_before = run_files.seconds_until(self.run.workdir, step)
+        self._aside = self._seconds_before - run_files.seconds_until(self.run.workdir, step, TRAINING)
         self._began = self._last_time = time.perf_counter()
         self._last_step, self._waited = step, 0.0
         self._device = jax.devices()[0].device_kind
@@ -124,7 +127,8 @@ class Logbook:
             )
             for name, rate in rates.items()
         }
-        self._writers.scalars(step, dict(seconds=self.seconds(), **means, **rates, **speed))
+        seconds = self._seconds_before + now - self._began
+        self._writers.scalars(step, {"seconds": seconds, TRAINING: seconds - self._aside, **means, **rates, **speed})
         edges = np.linspace(0, 1, TIME_BINS + 1)
         for phase, (losses, counts) in by_time.items():
             self._writers.by_time(step, phase or next(iter(method.phases)), edges, losses, counts)
@@ -133,19 +137,21 @@ class Logbook:
     def write_samples(self, step: int, state: State) -> None:
         """One picture for every sampler, of the same noise each time."""
         count = self.config.sample.count
-        for name in self.run.method.samplers:
-            conditions = pictured_under(self.run, name, count)
-            samples = self._drawer.draw(state.params, name, conditions, count, "pictures", count)
-            self._writers.image(step, name, sample_picture(samples, self.run.source, conditions))
+        with self._set_aside():
+            for name in self.run.method.samplers:
+                conditions = pictured_under(self.run, name, count)
+                samples = self._drawer.draw(state.params, name, conditions, count, "pictures", count)
+                self._writers.image(step, name, sample_picture(samples, self.run.source, conditions))
 
     def evaluate(self, step: int, state: State) -> dict[str, float]:
         """Measures the default sampler: metrics, receipts; returns the values."""
         if not self._evaluators:
             return {}
         sampler = self.run.default_sampler
-        values, receipts = evaluate(
-            self.run, self._drawer, self._evaluators, state.params, step, sampler, self.seconds()
-        )
+        with self._set_aside():
+            values, receipts = evaluate(
+                self.run, self._drawer, self._evaluators, state.params, step, sampler, self.seconds()
+            )
         self._writers.scalars(step, {f"eval/{metric}": value for metric, value in values.items()})
         if self._writers.active:
             for receipt in receipts:
@@ -190,6 +196,12 @@ class Logbook:
         if jax.process_index() == 0:
             run_files.write_atomically(self.run.workdir / name, text)
 
-    def _recorded_seconds(self, step: int) -> float:
-        lines: list[dict[str, Any]] = run_files.read_lines(self.run.workdir / run_files.METRICS)
-        return max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
+    @contextlib.contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """Time that is no training: speeds and training_seconds are without it."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self._aside, self._last_time = self._aside + spent, self._last_time + spent

@@ -200,3 +200,13 @@ def evaluate(
                 )
             )
     return values, receipts
+
+
+def evaluate_samplers(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """The receipts of a finished run's last checkpoint at each of its samplers."""
+    state, drawer, evaluators = run.latest_state(), Drawer(run), make_evaluators(run)
+    step = int(state.step)
+    seconds = run_files.seconds_until(run.workdir, step)
+    return {
+        name: evaluate(run, drawer, evaluators, state.params, step, name, seconds)[1] for name in run.method.samplers
+    }

@@ -1,7 +1,14 @@
 """What the log lines say: means over the updates that a metric had, and the same after a resume."""
 
-import numpy as np
+import json
+import time
 
+import numpy as np
+import pytest
+
+from flowjax.evaluation.run_files import read_lines, seconds_until
+from flowjax.main import main
+from flowjax.training import logbook
 from flowjax.training.logbook import MetricSums
 
 
@@ -36,3 +43,22 @@ def test_sums_go_through_a_checkpoint():
     first, second = sums.flush(), again.flush()
     assert first[0] == second[0]
     np.testing.assert_array_equal(first[1]["a"], second[1]["a"])
+
+
+def test_measurements_are_no_training(tmp_path, monkeypatch):
+    def slow(*arguments):
+        time.sleep(1.0)
+        return {"measured": 1.0}, []
+
+    monkeypatch.setattr(logbook, "evaluate", slow)
+    changes = ["config.steps=60", "config.when.evaluate.at_percent=(50,)", "config.when.sample.at_percent=(50,)"]
+    changes += ["config.when.log.every_steps=30", "config.steps_per_dispatch=10", "config.writers.tensorboard=False"]
+    assert main(["--config=configs/points.py:tiny", f"--workdir={tmp_path}", *(f"--{c}" for c in changes)]) == 0
+    lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if "loss" in line]
+    first, last = lines
+    assert first["seconds"] - first["training_seconds"] < 0.01
+    assert last["seconds"] - last["training_seconds"] > 1.0
+    batch = json.loads((tmp_path / "config.json").read_text())["batch_size"]
+    between = last["training_seconds"] - first["training_seconds"]
+    assert last["images_per_second"] == pytest.approx(30 * batch / between, rel=0.02)
+    assert seconds_until(tmp_path, 60, "training_seconds") == last["training_seconds"] < seconds_until(tmp_path, 60)
