@@ -44,6 +44,10 @@ PROGRESS = (
     "caption_accuracy_real",
     "caption_accuracy_floor",
 )
+COMPARED = (
+    *("caption_accuracy", "caption_accuracy_1", "caption_accuracy_2"),
+    *("caption_count", "caption_colour", "caption_kind", "sliced_w2_ratio"),
+)
 COUNT, FEW = 1_000, 16  # captions of one kind
 SEED = 7  # of the captions: no run evaluates itself on them
 
@@ -168,6 +172,7 @@ def ablations(options: argparse.Namespace) -> None:
         {**receipt, "change": job.point[":change"]}
         for job in plan(config, [], out)
         for receipt in last_receipts(job.directory)
+        if receipt["metric"] in COMPARED
     ]
     replace_receipts(options.out / "receipts", "ablations", receipts)
 
