@@ -4,7 +4,7 @@
 
     main        configs/shapes.py, then accuracy by number of objects, by attribute, on
                 held-out combinations and by guidance scale
-    networks    the learning curves of all networks of the config, ten minutes of training each
+    networks    the learning curves of all networks of the config, eight minutes of training each
     ablations   python -m flowjax.sweep --config=configs/shapes.py: one change at a time, equal updates
     accelerator configs/shapes.py:accelerator, 64 x 64, measured on one to six objects and on written words; it is not
                 among the parts that run unless asked for
@@ -30,7 +30,7 @@ from flowjax.training.sampling import Drawer
 
 CONFIG = "configs/shapes.py"
 FIRST, NETWORKS = "main", ("unet", "dit", "mmdit")
-CURVE_SECONDS = 600  # of training, for each network
+CURVE_SECONDS = 480  # of training, for each network
 CURVE = (
     "--config.when.evaluate.at_percent=(20, 40, 60, 80, 100)",
     "--config.when.sample.at_percent=(100,)",
