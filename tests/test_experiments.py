@@ -13,8 +13,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))) if page.exists()]
 
 
-def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"experiment_{name}", ROOT / "experiments" / name / "run.py")
+def script(name: str, file: str = "run"):
+    path = ROOT / "experiments" / name / f"{file}.py"
+    spec = importlib.util.spec_from_file_location(f"experiment_{name}_{file}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -67,13 +68,27 @@ def test_text_to_image_trains_and_measures(tmp_path):
     assert (tmp_path / "published" / "samples.png").exists()
 
 
+@pytest.mark.slow
+def test_students_of_pictures_are_measured_and_their_updates_timed(tmp_path):
+    arguments = ["--tiny", "--only", "method=progressive*", "--work", str(tmp_path)]
+    assert script("distillation", "images").main(arguments) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    values = {(r["part"], r["method"], r.get("steps"), r["metric"]): r["value"] for r in receipts}
+    for method, steps in (("teacher", 1), ("teacher", 2), ("teacher", 4), ("progressive", 1)):
+        assert values["fashion", method, steps, "frechet_ratio"] > 0
+    # Two evaluations of the teacher and one of the student, of which one goes backwards: more than flow matching.
+    assert 1 < values["cost", "progressive", None, "update_time_ratio"] < 10
+    assert 1 < values["cost", "progressive", None, "update_memory_ratio"] < 10
+    assert (tmp_path / "published" / "progressive.png").exists()
+
+
 def test_students_and_their_teacher_are_measured(tmp_path):
     arguments = ["--tiny", "--only", "method=direct,weights=even*", "--workers", "1", "--work", str(tmp_path)]
     assert script("distillation").main(arguments) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["method"], r["steps"], r["metric"]): r["value"] for r in receipts}
     assert {metric for method, _, metric in values if method == "direct"} == {
-        "sliced_w2_ratio", "mode_weight_error", "map_error"
+        "sliced_w2_ratio", "mode_weight_error", "stray", "map_error"
     }  # fmt: skip
     # Euler's error falls with its steps, and with as many as the reference it lands where that does.
     errors = [values["teacher", steps, "map_error"] for steps in (1, 2, 4, 400)]

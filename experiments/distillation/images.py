@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 
 import jax
 import numpy as np
@@ -91,7 +92,10 @@ def cost(options: argparse.Namespace) -> None:
     plain_run = Run(ConfigDict(load(teacher_config(options)).to_dict()))
     plain, plain_bytes = updater(plain_run)
     receipts = []
-    for name in load_module(str(options.root / STUDENTS)).STUDENTS:
+    names = [
+        name for name in load_module(str(options.root / STUDENTS)).STUDENTS if fnmatch(f"method={name}", options.only)
+    ]
+    for name in names:
         run = Run(load(students_config(options, teacher, method=name)))
         update, peak = updater(run)
         before, own, after = (statistics.median(u() for _ in range(ROUNDS)) for u in (plain, update, plain))

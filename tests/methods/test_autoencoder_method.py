@@ -143,7 +143,7 @@ def test_the_perceptual_network_is_a_frozen_role_whose_features_are_compared(mon
     # A perfect reconstruction has no distance; the distance of two images is that of their features.
     see = lambda x: [tiny_eye().apply(params["perceptual"], x)[name] for name in ("near", "far")]
     assert float(feature_distance(see(batch["data"]), see(batch["data"])).max()) == 0
-    with pytest.raises(ValueError, match="Unknown layer of tiny 'pooled'"):
+    with pytest.raises(ValueError, match="Unknown map of tiny 'pooled'"):
         method_of(method=dict(perceptual=dict(spec, layers=("pooled",))))
 
 
