@@ -146,7 +146,7 @@ def networks(options: argparse.Namespace) -> None:
         workdir = options.work / network
         train(options.root, config, workdir, f"--config.steps={steps}", *CURVE)
         written = read_receipts(workdir / run_files.RECEIPTS)
-        for receipt in written:
+        for receipt in (receipt for receipt in written if receipt["metric"] in COMPARED):
             trained = run_files.seconds_until(workdir, receipt["step"], "training_seconds")
             receipts.append({**receipt, "network": network, "minutes": round(trained / 60, 1)})
     replace_receipts(options.out / "receipts", "networks", receipts)
