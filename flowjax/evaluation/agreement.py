@@ -43,8 +43,9 @@ class CaptionVectors:
     """Caption -> vector, fitted to the training captions; and what makes two captions the same."""
 
     def __init__(self, train: Conditions, vocabulary: int):
-        self._vocabulary, self._encoded = vocabulary, "tokens" not in train
-        if not self._encoded:
+        # A source that encodes captions on the way keeps its own ids beside the vectors.
+        self._vocabulary, self.encoded = vocabulary, "text" in train
+        if not self.encoded:
             present = _bag(np.asarray(train["tokens"]), vocabulary) > 0
             self._known = np.flatnonzero(present.any(axis=0))
             self._weights = np.log(len(present) / present[:, self._known].sum(axis=0))
@@ -53,7 +54,7 @@ class CaptionVectors:
 
     def __call__(self, conditions: Conditions) -> Float[np.ndarray, "n c"]:
         """Unit vectors less the mean of the training captions."""
-        if self._encoded:
+        if self.encoded:
             mask = np.asarray(conditions["text_mask"], np.float32)[..., None]
             rows = (np.asarray(conditions["text"], np.float32) * mask).sum(1) / np.maximum(mask.sum(1), 1)
         else:
@@ -62,7 +63,7 @@ class CaptionVectors:
 
     def names(self, conditions: Conditions) -> list[bytes]:
         """One text of bytes for each caption, equal for equal captions."""
-        rows = np.ascontiguousarray(conditions["text" if self._encoded else "tokens"])
+        rows = np.ascontiguousarray(conditions["tokens" if "tokens" in conditions else "text"])
         return [row.tobytes() for row in rows]
 
 
@@ -121,7 +122,7 @@ class CaptionAgreement:
     def __call__(self, samples: np.ndarray, conditions: Conditions) -> dict[str, float]:
         """`caption_agreement` with its interval, `_real` of held-out real images, and `_chance`."""
         check_finite(samples)
-        needed = ("tokens",) if "tokens" in conditions else ("text", "text_mask")
+        needed = ("text", "text_mask") if self._vectors.encoded else ("tokens",)
         missing = [name for name in needed if name not in conditions]
         if missing:
             raise ValueError(f"caption_agreement needs the captions that were asked for; `{missing[0]}` is not there.")

@@ -64,6 +64,15 @@ def test_true_images_agree_and_shuffled_ones_are_at_chance(encoded):
     assert evaluate(halves, conditions)["caption_agreement"] == pytest.approx(0.55, abs=0.06)
 
 
+def test_vectors_are_compared_where_a_source_keeps_its_own_ids_beside_them():
+    vectors, both = source(encoded=True), source(encoded=True)
+    for part, seed, count in ((both.train, 1, 1500), (both.test, 2, 300)):
+        part["tokens"] = captions(count, seed)  # ids of no vocabulary that the network knows of
+    tokens = captions(100, 3)
+    images, conditions = drawn(tokens, 0.05, 9), encode(tokens)
+    assert judge(both)(images, {**conditions, "tokens": tokens}) == judge(vectors)(images, conditions)
+
+
 def test_the_real_figure_is_what_real_images_score():
     data = source(noise=1.0)  # so noisy that the probe errs
     evaluate, test = judge(data), data.reference("test")
