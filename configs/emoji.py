@@ -6,7 +6,7 @@
     python -m flowjax.main --config=configs/emoji.py                  # 32 x 32
     python -m flowjax.main --config=configs/emoji.py:accelerator      # 64 x 64, on one accelerator
 
-Whole families of emoji are held out, with all their skin tones and variants. Most held-out names hold words that training
+Whole families of emoji are held out, with all their skin tones and variants. Many held-out names hold words that training
 never shows, so captions are read with MiniLM, which knows them. `text=words` needs no weights: it learns the words of the
 training captions, and all others are one unknown word.
 """
