@@ -52,11 +52,6 @@ COUNT, FEW = 1_000, 16  # captions of one kind
 SEED = 7  # of the captions: no run evaluates itself on them
 
 
-def seconds_of(workdir: pathlib.Path) -> float:
-    """How long a run trained, evaluation included."""
-    return [line for line in run_files.read_lines(workdir / run_files.METRICS) if "loss" in line][-1]["seconds"]
-
-
 def measure(argument: str, workdir: pathlib.Path, count: int, numbers=(1, 2), words: bool = False) -> list[dict]:
     """Accuracy of a finished run by number of objects, on held-out combinations, on written words, and by guidance."""
     config = ConfigDict(load(argument).to_dict())
@@ -88,7 +83,7 @@ def measure(argument: str, workdir: pathlib.Path, count: int, numbers=(1, 2), wo
                 config_path=CONFIG,
                 seed=config.seed,
                 images_seen=int(state.step) * config.batch_size,
-                seconds=seconds_of(workdir),
+                seconds=run_files.seconds_until(workdir, int(state.step)),
                 sampler=described["sampler"],
                 nfe=described["nfe"],
                 guidance_scale=scales[sampler],

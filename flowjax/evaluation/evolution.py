@@ -26,13 +26,11 @@ class Found:
       coefficients: the best.
       value: of the judge.
       start: the best value among those that the search began with.
-      trials: how many were judged after those.
     """
 
     coefficients: Coefficients
     value: float
     start: float
-    trials: int
 
 
 def averages(count: int) -> Float[np.ndarray, "m n"]:
@@ -52,7 +50,8 @@ def evolve(
     """The best coefficients after so many trials.
 
     Args:
-      judge: coefficients -> a value, lower is better. It must be a function: the same draws for every candidate.
+      judge: coefficients -> a value, lower is better. It must be a function: the same draws for every candidate. A value that
+        is no number is worse than any other.
       starts: coefficients to begin with, one row each.
       trials: how many children are judged.
       seed: of the search.
@@ -68,16 +67,19 @@ def evolve(
     if not np.allclose(starts.sum(axis=1), 1.0):
         raise ValueError(f"evolve: the coefficients of a start add up to {starts.sum(axis=1)}; expected 1.")
     random, size = np.random.default_rng(seed), starts.shape[1]
-    kept = sorted((float(judge(start)), tuple(start)) for start in starts)[:population]
+
+    def value_of(candidate: Coefficients) -> float:
+        value = float(judge(candidate))
+        return value if value == value else float("inf")
+
+    kept = sorted((value_of(start), tuple(start)) for start in starts)[:population]
     first = kept[0][0]
     for _ in range(trials if size > 1 else 0):
         best, other = np.array(kept[0][1]), np.array(kept[random.integers(len(kept))][1])
         blend, move = random.uniform() * random.integers(2), random.normal(size=size)
         child = best + blend * (other - best) + width * (move - move.mean())
-        value = float(judge(child))
+        value = value_of(child)
         success = value < kept[0][0]
         width *= GROWTH if success else GROWTH**-0.25
-        # A value that is no number is never kept.
-        if len(kept) < population and value == value or value < kept[-1][0]:
-            kept = sorted([*kept, (value, tuple(child))])[:population]
-    return Found(np.array(kept[0][1]), kept[0][0], first, trials)
+        kept = sorted([*kept, (value, tuple(child))])[:population]
+    return Found(np.array(kept[0][1]), kept[0][0], first)

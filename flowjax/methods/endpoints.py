@@ -41,7 +41,7 @@ def make_follow(teacher: Teacher, steps: int, solver: str) -> Follow:
       solver: one of paths.ode.SOLVERS.
     """
     if steps < 1:
-        raise ValueError(f"method.teacher_steps is {steps}; expected at least 1.")
+        raise ValueError(f"The teacher is followed by {steps} steps of its solver; expected at least 1.")
     ends = {"start": teacher.path.start} | ({"end": teacher.path.end} if solver in REACH_THE_END else {})
     for place, t in ends.items():
         if not determined(teacher.path, teacher.prediction, t):

@@ -10,7 +10,7 @@ With an adversary there is a second phase, due from `adversarial_start` on:
     discriminator  discriminator  the game of data and the student's clean ends
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,6 @@ from flowjax.methods.parts import Draw, check_shares, draw, joined, make_sampler
 from flowjax.methods.students import make_student, target_role
 from flowjax.paths.predictions import target
 
-LAST_LAYER = "output"
 SLOW = {"name": "constant", "decay": 0.999}  # the default judge
 ADVERSARY = (0.01, 10.0)  # between which its ratio is kept
 Ends = Callable[[PyTree], tuple[Float[Array, "b ..."], Float[Array, "b ..."]]]
@@ -101,12 +100,10 @@ def trajectory_consistency(
     roles = joined(student.roles, measure.roles, target_role(judge, config))
     follow = make_follow(student.teacher, solver_steps, solver)
     adaptive = adaptive and (denoising > 0 or adversarial_weight > 0)
-    shapes = jax.eval_shape(setting.network.init, jax.random.key(0))
-    places = [place for place in ((LAST_LAYER,), ("network", LAST_LAYER)) if _has(shapes, place)]
-    if adaptive and not places:
+    if adaptive and not setting.network.output:
         raise ValueError(
-            f"The network '{config.network.name}' has no layer '{LAST_LAYER}' whose gradients could be compared. Set "
-            "method.adaptive=False and a weight method.denoising."
+            f"The network '{config.network.name}' does not say which layer is its last, whose gradients would be compared. "
+            "Set method.adaptive=False and a weight method.denoising."
         )
 
     judging = None
@@ -152,8 +149,8 @@ def trajectory_consistency(
         def weighed(weight, term, lowest=0.0, highest=jnp.inf):
             if not adaptive:
                 return jnp.full(drawn.t.shape, weight, jnp.float32)
-            layer, rest = _split(own, places[0])
-            through = lambda loss: lambda layer: loss(rest(layer))
+            layer, whole = setting.network.split_output(own)
+            through = lambda loss: lambda layer: loss(whole(layer))
             ratio = balanced(through(consistency), through(term), layer, batch["mask"])
             return jnp.broadcast_to(weight * jnp.clip(ratio, lowest, highest), drawn.t.shape)
 
@@ -180,20 +177,3 @@ def trajectory_consistency(
     if judging is not None:
         phases["discriminator"] = Phase(discriminator_loss, trains=(JUDGE,), start=adversarial_start)
     return Method(roles, phases, make_samplers(config, setting))
-
-
-def _has(tree: PyTree, place: tuple[str, ...]) -> bool:
-    for name in place:
-        if not isinstance(tree, Mapping) or name not in tree:
-            return False
-        tree = tree[name]
-    return True
-
-
-def _split(tree: PyTree, place: tuple[str, ...]) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """What is at a place, and the whole tree as a function of it; beside a text encoder networks are one level down."""
-    name, *deeper = place
-    if not deeper:
-        return tree[name], lambda part: {**tree, name: part}
-    part, rest = _split(tree[name], tuple(deeper))
-    return part, lambda part: {**tree, name: rest(part)}

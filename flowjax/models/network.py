@@ -139,6 +139,7 @@ class Network:
         the tokens are a tuple. None for a network that has no blocks.
       layers: the number of blocks.
       prepare: (tree, cond) -> cond with what can be computed before x and t are known.
+      output: where the last layer is in the tree, a path of names; () where nobody says.
     """
 
     init: Callable[[Key[Array, ""]], PyTree]
@@ -149,11 +150,23 @@ class Network:
     hidden: Hidden | None = None
     layers: int = 0
     prepare: Callable[[PyTree, Conditions], Conditions] = lambda tree, cond: cond
+    output: tuple[str, ...] = ()
 
     @property
     def droppable(self) -> bool:
         """Whether there is a condition with a null, which guidance needs."""
         return any(condition.null is not None for condition in self.conditions.values())
+
+    def split_output(self, tree: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+        """The parameters of the last layer, and the whole tree as a function of them."""
+
+        def split(tree, name, *deeper):
+            if not deeper:
+                return tree[name], lambda layer: {**tree, name: layer}
+            layer, whole = split(tree[name], *deeper)
+            return layer, lambda layer: {**tree, name: whole(layer)}
+
+        return split(tree, *self.output)
 
 
 def record_tokens(module: nn.Module, tokens: Float[Array, "b h w c"]) -> None:
@@ -172,7 +185,8 @@ def from_module(
 
     Args:
       module: takes x[b, ...], t[b], s[b] (None unless `two_times`), the conditions it named, and keys[b] or None for
-        dropout; returns an array like x. It may hold parameters only, beside what `record_tokens` records.
+        dropout; returns an array like x. It may hold parameters only, beside what `record_tokens` records. Its last
+        layer is called 'output'.
       data: the shape of one example.
       conditions: what the module reads.
       two_times: whether the module takes s. It is then always given one: s = t where the caller leaves it out.
@@ -237,7 +251,8 @@ def from_module(
             for name, array in cond.items()
         }
 
-    return Network(init, apply, drop, conditions, two_times, hidden if layers else None, layers)
+    options = dict(two_times=two_times, hidden=hidden if layers else None, layers=layers, output=("output",))
+    return Network(init, apply, drop, conditions, **options)
 
 
 def _drop(array: Array, condition: Condition, dropped: Bool[Array, " b"]) -> Array:

@@ -12,6 +12,7 @@ noises under held-out captions and compares with held-out examples. It judges th
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from flowjax.choices import choose
 from flowjax.config import ConfigError
 from flowjax.contract import Params
 from flowjax.evaluation import run_files
-from flowjax.evaluation.evolution import Found, averages, evolve
+from flowjax.evaluation.evolution import Coefficients, averages, evolve
 from flowjax.evaluation.judging import BESIDE, HIGHER_IS_BETTER
 from flowjax.evaluation.receipts import write_receipt
 from flowjax.models.ema import combine
@@ -107,14 +108,15 @@ def search(
         judged[name], receipts = evaluate(run, drawer, judges, tree, step, sampler, seconds, average)
         for receipt in receipts:
             write_receipt(run.workdir / run_files.RECEIPTS, {**receipt, "searched": metric})
-    _write(run, kept, sampler, metric, sign, found)
+    about = dict(metric=metric, value=sign * found.value, best_average=sign * found.start, trials=trials)
+    _write(run, kept, sampler, found.coefficients, about)
     return [
         f"{metric:24} {'search':>12} {'judge':>12}",
         f"{'latest, as sampled':24} {'':>12} {judged['latest'][metric]:12.5g}",
         f"{'best average':24} {sign * found.start:12.5g}",
         f"{'combination':24} {sign * found.value:12.5g} {judged['combination'][metric]:12.5g}",
         f"coefficients of steps {kept.steps[0]} to {kept.steps[-1]}: {' '.join(f'{c:.3f}' for c in found.coefficients)}",
-        f"{found.trials} trials; use it with --mode=sample --combined or --mode=eval --combined",
+        f"{trials} trials; use it with --mode=sample --combined or --mode=eval --combined",
     ]
 
 
@@ -136,7 +138,6 @@ def combined(run: Run, checkpoints: Checkpoints, sampler: str) -> PyTree:
     return combine(trees, np.array(kept["coefficients"]))
 
 
-def _write(run: Run, kept: Snapshots, sampler: str, metric: str, sign: float, found: Found) -> None:
-    content = dict(role=kept.role, steps=kept.steps, coefficients=found.coefficients.tolist(), sampler=sampler)
-    content |= dict(metric=metric, value=sign * found.value, best_average=sign * found.start, trials=found.trials)
+def _write(run: Run, kept: Snapshots, sampler: str, coefficients: Coefficients, about: Mapping) -> None:
+    content = dict(role=kept.role, steps=kept.steps, coefficients=coefficients.tolist(), sampler=sampler, **about)
     run_files.write_atomically(run.workdir / run_files.COMBINATION, json.dumps(content, indent=1) + "\n")

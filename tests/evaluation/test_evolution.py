@@ -39,6 +39,8 @@ def test_negative_coefficients_are_found_where_points_drift():
 def test_the_start_stays_where_nothing_is_better_and_values_that_are_no_numbers_are_passed_over():
     only = evolve(lambda c: 0.0 if c.tolist() == [0.0, 0.0, 1.0] else float("nan"), averages(3)[:1], 20)
     assert (only.value, only.coefficients.tolist()) == (0.0, [0.0, 0.0, 1.0])
+    started = evolve(lambda c: float("nan") if c[2] == 1 else abs(c[0]), averages(3), 200)
+    assert started.value < 0.01
     assert evolve(lambda c: 1.0, averages(1), 20).coefficients.tolist() == [1.0]
 
 

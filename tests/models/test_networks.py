@@ -10,6 +10,7 @@ import pytest
 from flowjax.choices import build
 from flowjax.contract import DataSpec
 from flowjax.models import NETWORKS
+from flowjax.models.text import TEXT_ENCODERS, with_text
 
 POINTS, IMAGES = DataSpec((2,), 3), DataSpec((8, 8, 1), 3)
 UNET = {"name": "unet", "channels": 8, "blocks": 1, "attention": (4,), "head_channels": 8}
@@ -92,6 +93,26 @@ def test_gradient_reaches_every_parameter_once_off_the_zero_start(name):
     gradient = compile_quickly(jax.grad(loss))(perturbed(network))
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert float(jnp.abs(leaf).max()) > 1e-6, f"no gradient at {jax.tree_util.keystr(path)}"
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet", "dit", "mmdit", "text"])
+def test_the_last_layer_is_where_the_network_says(name):
+    """The output is an affine function of its parameters, and of no other layer's."""
+    if name == "text":
+        data = DataSpec((8, 8, 1), 3, text_length=3, vocabulary=7)
+        encoder = TEXT_ENCODERS["transformer"](data, width=8, depth=1, heads=2)
+        network = with_text(lambda data: build("network", DIT, NETWORKS, data=data), encoder, data)
+        x, t, cond = inputs("dit")
+        cond = {"label": cond["label"], "tokens": jnp.array([[1, 2, 0]] * BATCH)}
+    else:
+        network, (x, t, cond) = make(name), inputs(name)
+    tree = perturbed(network)
+    layer, whole = network.split_output(tree)
+    assert jax.tree.all(jax.tree.map(np.array_equal, whole(layer), tree))
+    scaled = lambda factor: jax.tree.map(lambda leaf: factor * leaf, layer)
+    run = compile_quickly(lambda layer: network.apply(whole(layer), x, t, cond))
+    np.testing.assert_array_equal(run(scaled(0.0)), 0)
+    np.testing.assert_allclose(run(scaled(3.0)), 3 * run(layer), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet", "dit", "fit", "mmdit"])

@@ -98,4 +98,5 @@ def with_text(build_network: Callable[[DataSpec], Network], encoder: TextEncoder
         conditions=conditions,
         hidden=hidden if inner.hidden else None,
         prepare=prepare,
+        output=inner.output and ("network", *inner.output),
     )
