@@ -50,7 +50,8 @@ class Track:
 class Role:
     """One parameter tree: where it starts (exactly one of init, copy_of, restore_from, load) and how it changes.
 
-    A restored or loaded role may have an init as well: it is not run, but every array is held against its shapes.
+    A restored or loaded role may have an init as well: every array is held against its shapes. A restored role may be smaller
+    than its init, which then says what the rest begins as (models/growth.py).
 
     Attributes:
       init: key -> tree.

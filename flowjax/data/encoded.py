@@ -16,6 +16,7 @@ The source's own ids stay in the batch as `tokens`: the network does not read th
 import collections
 import dataclasses
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from flowjax.data.tokenizers import UNKNOWN_WORD, Tokenizer, make_tokenizer
 from flowjax.models.text.minilm import TOKENIZER, encode_tokens, load_minilm, minilm_folder, sentence_vectors
 
 PIECE = 32  # captions that are encoded in one call
+MOST = 65_536  # captions that are remembered, unless told: some 0.8 GB of short ones
 
 
 class CaptionTable:
@@ -41,7 +43,7 @@ class CaptionTable:
         tokenizer: Tokenizer,
         encode: Callable[[np.ndarray], tuple[Any, ...]],
         channels: int,
-        most: int = 16_384,
+        most: int = MOST,
         pooled_channels: int = 0,
     ):
         """Args:
@@ -53,7 +55,7 @@ class CaptionTable:
         pooled_channels: the size of the vector of a whole caption, 0 for none.
         """
         self.tokenizer, self.channels, self.pooled_channels = tokenizer, channels, pooled_channels
-        self._encode, self._most = encode, most
+        self._encode, self._most, self._warned = encode, most, False
         self._known: collections.OrderedDict[str, tuple[np.ndarray, ...]] = collections.OrderedDict()
         self._lock = threading.Lock()  # grain may ask from several threads
 
@@ -76,6 +78,8 @@ class CaptionTable:
             for caption in found:
                 self._known[caption] = found[caption]
                 self._known.move_to_end(caption)
+            if len(self._known) > self._most:
+                self._warn()
             while len(self._known) > self._most:
                 self._known.popitem(last=False)
         for row, caption in enumerate(captions):
@@ -85,6 +89,15 @@ class CaptionTable:
                 if whole:
                     pooled[row] = whole[0]
         return {"text": text, "text_mask": mask, **({"text_pooled": pooled} if self.pooled_channels else {})}
+
+    def _warn(self) -> None:
+        if not self._warned:
+            warnings.warn(
+                f"There are more than {self._most} different captions, so some are encoded again and again, and training "
+                "waits for them. Let more be remembered (data.most).",
+                stacklevel=2,
+            )
+        self._warned = True
 
     def _encoded(self, captions: Sequence[str]) -> dict[str, tuple[np.ndarray, ...]]:
         """Caption -> the vectors of its word pieces, and of all of it where such are asked for."""
@@ -159,7 +172,7 @@ class EncodedSource:
 
 
 def with_minilm(
-    source: Any, parameters: PyTree, tokenizer: Tokenizer, most: int = 16_384, pooled: bool = False
+    source: Any, parameters: PyTree, tokenizer: Tokenizer, most: int = MOST, pooled: bool = False
 ) -> EncodedSource:
     """A captioned source with MiniLM's vectors of its captions.
 
@@ -203,7 +216,7 @@ def encoded(
     encoder: str = "minilm",
     folder: str = "",
     text_length: int = 32,
-    most: int = 16_384,
+    most: int = MOST,
     pooled: bool = False,
     seed: int = 0,
     total_steps: int | None = None,

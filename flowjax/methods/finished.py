@@ -30,11 +30,6 @@ class Finished:
         """Its parameters, frozen."""
         return Role(init=self.setting.network.init, restore_from=self.reference)
 
-    def tree(self) -> Any:
-        """Its parameters, read from the disk."""
-        folder, role = stored.split_reference(self.reference, "A role")
-        return stored.read_network(folder, role, stored.existing_step(folder, None))
-
 
 def config_of_run(restore_from: str, who: str) -> ConfigDict:
     """The config that a run was trained with.

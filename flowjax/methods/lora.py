@@ -119,8 +119,12 @@ def _base_of(method: Method, lora: ConfigDict) -> tuple[str, Role]:
 def _same_start(role: Role, base: Role) -> bool:
     """Whether a role's first parameters are known to be the base's."""
     if role.restore_from is not None:
-        return role.restore_from == base.restore_from
+        return role.restore_from == base.restore_from and _shapes(role) == _shapes(base)
     return role.load is not None and role.load is base.load
+
+
+def _shapes(role: Role) -> PyTree | None:
+    return role.init and jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(role.init, jax.random.key(0)))
 
 
 def _adapted(role: Role, shapes: PyTree, lora: ConfigDict) -> Role:

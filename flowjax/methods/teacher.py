@@ -19,7 +19,6 @@ from flowjax.choices import Spec, build, choose
 from flowjax.contract import DataSpec, Role
 from flowjax.methods.finished import Finished, open_finished
 from flowjax.methods.parts import Setting
-from flowjax.models.growth import grown
 from flowjax.models.network import Conditions, Network, label_condition
 from flowjax.paths.oracles import GaussianMixture, ring
 from flowjax.paths.path import GaussianPath
@@ -159,16 +158,15 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {"run": run, "mixture": mixture}
 STARTS = ("teacher", "fresh")
 
 
-def student_start(start: str, teacher: Teacher, network: Network, seed: int) -> dict[str, Callable]:
+def student_start(start: str, teacher: Teacher, network: Network) -> dict[str, Callable | str]:
     """How a student's role begins, as arguments of Role: as its teacher, or with fresh parameters.
 
-    A student with more inputs than its teacher, such as a second time, starts as the teacher too (models/growth.py).
+    A student with more inputs than its teacher, such as a second time, starts as the teacher too.
 
     Args:
       start: 'teacher' or 'fresh'.
       teacher: of the student.
       network: the student's.
-      seed: of the run, for what the teacher does not have.
     """
     choose("start of a student", start, dict.fromkeys(STARTS))
     if start == "fresh":
@@ -176,7 +174,4 @@ def student_start(start: str, teacher: Teacher, network: Network, seed: int) -> 
     finished = teacher.finished
     if finished is None:
         raise ValueError("An oracle has no parameters that a student could start from. Set method.start='fresh'.")
-    shapes = lambda init: jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(init, jax.random.key(0)))
-    if shapes(network.init) == shapes(finished.setting.network.init):
-        return {"init": network.init, "restore_from": finished.reference}
-    return {"init": network.init, "load": lambda: grown(network.init(jax.random.key(seed)), finished.tree())}
+    return {"init": network.init, "restore_from": finished.reference}

@@ -6,9 +6,27 @@ do nothing yet. The smaller network has no such leaf, as the embedding of a seco
 nothing either where its module ends in a layer that starts at zero. The larger network then gives what the smaller gave.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a tree (or of its shapes), by its path 'a/b/c'."""
+    return {_name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def misfits(wanted: Shapes, found: Shapes) -> list[str]:
+    """Why a network of the shapes `found` does not grow into one of the shapes `wanted`: nothing where it does."""
+    problems = [f"{path}: there is no such parameter in the larger network" for path in found if path not in wanted]
+    for path, shape in wanted.items():
+        if path in found and not _fits(found[path], shape):
+            problems.append(f"{path}: {found[path]} does not fit into {shape}")
+    return problems
 
 
 def grown(fresh: PyTree, tree: PyTree) -> PyTree:
@@ -18,23 +36,21 @@ def grown(fresh: PyTree, tree: PyTree) -> PyTree:
       fresh: newly drawn parameters of the larger network.
       tree: of the smaller one.
     """
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    old = {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-    wanted = {name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(fresh)[0]}
-    problems = [f"{key}: there is no such parameter in the larger network" for key in old if key not in wanted]
-    for key, shape in wanted.items():
-        if key in old and not _fits(old[key].shape, shape):
-            problems.append(f"{key}: {old[key].shape} does not fit into {shape}")
-    if problems:
+    old = {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+    if problems := misfits(shapes_by_path(fresh), shapes_by_path(tree)):
         raise ValueError("The network cannot start from the other's parameters:\n  " + "\n  ".join(problems[:12]))
 
     def take(path, leaf):
-        given = old.get(name(path))
+        given = old.get(_name(path))
         if given is None:
             return leaf
         return jnp.pad(jnp.asarray(given), [(0, new - had) for new, had in zip(leaf.shape, given.shape)])
 
     return jax.tree_util.tree_map_with_path(take, fresh)
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _fits(had: tuple[int, ...], new: tuple[int, ...]) -> bool:

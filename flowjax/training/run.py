@@ -19,6 +19,7 @@ from flowjax.data.pipeline import BatchIterator, make_iterator
 from flowjax.methods import METHODS
 from flowjax.methods.lora import with_lora
 from flowjax.models import stored
+from flowjax.models.growth import grown, misfits, shapes_by_path
 from flowjax.paths.couplings import COUPLINGS
 from flowjax.training.checkpoints import CheckpointError, Checkpoints
 from flowjax.training.executors import EXECUTORS
@@ -96,7 +97,9 @@ class Run:
             if own.latest() is not None:
                 return {name: jax.tree.map(np.asarray, own.read_role(name)) for name in wanted}
         # on the host, so that every process can lay it out as its executor wants
-        return {name: jax.tree.map(np.asarray, read_role(name, role)) for name, role in wanted.items()}
+        return {
+            name: jax.tree.map(np.asarray, read_role(name, role, self.config.seed)) for name, role in wanted.items()
+        }
 
     def iterator(self) -> BatchIterator:
         """This process's training batches, coupled, from the first step on."""
@@ -151,22 +154,29 @@ class Run:
         return "default" if "default" in names else names[0]
 
 
-def read_role(name: str, role: Role) -> PyTree:
-    """Loads a role, or reads it from another run's checkpoint; where init gives the expected shapes, checks every key."""
+def read_role(name: str, role: Role, seed: int) -> PyTree:
+    """Loads a role, or reads it from another run's checkpoint, grown where its init has more; checks every array.
+
+    Args:
+      name: of the role.
+      role: with `load` or `restore_from`.
+      seed: of the run, for what a smaller network does not have.
+    """
     if role.load is not None:
         origin, tree = "the weights it loads", role.load()
     else:
         origin = f"'{role.restore_from}'"
         folder, other = stored.split_reference(role.restore_from, f"Role '{name}'")
         tree = stored.read_network(folder, other or name, stored.existing_step(folder, None))
-    if role.init is not None:
-        expected = jax.eval_shape(role.init, jax.random.key(0))
-        shapes = lambda tree: {
-            jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_flatten_with_path(tree)[0]
-        }
-        wanted, found = shapes(expected), shapes(tree)
-        wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-        if wrong:
-            lines = [f"{key}: wanted {wanted.get(key)}, found {found.get(key)}" for key in wrong[:12]]
-            raise CheckpointError(f"Role '{name}' cannot start from {origin}:\n  " + "\n  ".join(lines))
-    return tree
+    if role.init is None:
+        return tree
+    wanted, found = shapes_by_path(jax.eval_shape(role.init, jax.random.key(0))), shapes_by_path(tree)
+    if wanted == found:
+        return tree
+    wrong = sorted(path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path))
+    if role.load is None and not misfits(wanted, found):
+        if jax.process_index() == 0:
+            print(f"Role '{name}' starts from {origin}, whose network is smaller. New or longer: {', '.join(wrong)}.")
+        return grown(role.init(jax.random.key(seed)), tree)
+    lines = [f"{path}: wanted {wanted.get(path)}, found {found.get(path)}" for path in wrong[:12]]
+    raise CheckpointError(f"Role '{name}' cannot start from {origin}:\n  " + "\n  ".join(lines))

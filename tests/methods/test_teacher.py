@@ -59,6 +59,6 @@ def test_misfits_are_refused():
         make_teacher(dict(name="mixture"), labelled, blind)
     teacher = make_teacher(dict(name="mixture"), plain, setting_of(plain))
     with pytest.raises(ValueError, match="An oracle has no parameters"):
-        student_start("teacher", teacher, setting_of(plain).network, 0)
+        student_start("teacher", teacher, setting_of(plain).network)
     with pytest.raises(ValueError, match="Unknown teacher 'mixtur'"):
         make_teacher(dict(name="mixtur"), plain, setting_of(plain))

@@ -10,6 +10,7 @@ import pytest
 from flowjax.config import ConfigError
 from flowjax.config import load as load_config
 from flowjax.main import main
+from flowjax.methods.parts import make_setting
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
 
@@ -69,6 +70,22 @@ def test_it_starts_from_the_very_arrays_and_averages_follow(place):
     grid = Run(config).method.samplers["default"].grid
     u = np.linspace(0, 1, 5)
     np.testing.assert_allclose(grid, u / (2 - u), atol=1e-6)  # 16 x 16 from 8 x 8: s = 2
+
+
+def test_a_network_with_more_inputs_starts_as_the_smaller_one(place, capsys):
+    """MeanFlow from data alone, from a flow: a second time that does nothing yet."""
+    changes = ["method=dict(name='mean_flow')", "network.two_times=True", f"restore.student={place / 'small'}:ema"]
+    sampler = "samplers=dict(default=dict(name='flow_map', steps=1, role='ema'))"
+    run = Run(load_config(f"{place / 'resolutions.py'}:side=8", [*changes, sampler]))
+    tree = run.executor.start().params["student"]
+    assert "whose network is smaller. New or longer: embedding/gap/" in capsys.readouterr().out
+    small = Run(load_config(f"{place / 'resolutions.py'}:side=8"))
+    network = lambda run: make_setting(run.config, run.source.spec, "velocity").network
+    given = Checkpoints(place / "small" / "checkpoints", read_only=True).read_role("ema")
+    x, t = jax.random.normal(jax.random.key(0), (3, 8, 8, 3)), jax.numpy.array([0.1, 0.5, 0.9])
+    cond = {name: np.zeros((3, *entry.shape), entry.dtype) for name, entry in network(small).conditions.items()}
+    expected = network(small).apply(given, x, t, cond)
+    np.testing.assert_allclose(network(run).apply(tree, x, t, cond, s=t + 0.05), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
