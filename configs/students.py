@@ -7,13 +7,19 @@
 
 Every student starts as its teacher, with the same network, and sees as many images as every other. `guidance` is the scale
 of guidance that it takes over, so that its samples need no second evaluation; a latent consistency model learns all scales
-from 1 to 4 and samples at this one.
+from 1 to 4 and samples at this one. Methods of FROM_DATA go on from the teacher's parameters and never ask it again: they
+learn from the data alone, and take no guidance over.
+
+`width` makes a smaller student, which starts fresh. SlimFlow is two such runs, the second with the first as its teacher:
+
+    python -m flowjax.main --workdir=runs/small --config=configs/students.py:teacher=runs/t,method=annealed_reflow,width=64
+    python -m flowjax.main --workdir=runs/slim --config=configs/students.py:teacher=runs/small,method=guided_direct
 """
 
 from flowjax import sweep as hyper
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
-from flowjax.methods.finished import config_of_run
+from flowjax.methods.finished import config_of_run, reference_of_run
 
 TAKEN = ("data", "text", "network", "path", "noise", "preconditioning", "precision", "evaluation", "evaluators")
 # Samplers, and how many steps each is asked for.
@@ -71,18 +77,57 @@ STUDENTS = {
     "sid": {**PLAYED, "method": dict(name="sid")},
     "ladd": {**PLAYED, "method": dict(name="ladd", steps=1)},
     "add": {**PLAYED, "method": dict(name="add", steps=1)},
+    "rectified_flow_pp": {
+        "method": dict(name="reflow", teacher_steps=8, real=0.5, distance=dict(name="pseudo_huber", width=0.03)),
+        "time": dict(name="u_shaped", high=0.999),
+        "samplers": EULER,
+    },
+    "annealed_reflow": {
+        "method": dict(name="reflow", teacher_steps=8, annealing=dict(name="cosine", steps=1_000)),
+        "time": dict(name="u_shaped"),
+        "samplers": EULER,
+    },
+    "guided_direct": {
+        "method": dict(name="direct", teacher_steps=8, guided_weight=1.0),
+        "samplers": EULER,
+        "asked": ONE,
+    },
 }
+FROM_DATA = {
+    "easy_consistency_tuning": {
+        "method": dict(name="consistency", pairs=dict(name="ratio"), distance=dict(name="pseudo_huber", width=0.03)),
+        "samplers": NOISES_AGAIN,
+    },
+    "improved_consistency_training": {
+        "method": dict(
+            name="consistency",
+            pairs=dict(name="grid", levels=dict(name="doubling"), cells="times"),
+            distance=dict(name="pseudo_huber", width=0.03),
+        ),
+        "samplers": NOISES_AGAIN,
+    },
+    "continuous_consistency_training": {
+        "method": dict(name="continuous_consistency", warmup_steps=500),
+        "samplers": NOISES_AGAIN,
+    },
+    "shortcut": {"method": dict(name="shortcut", share=0.25), **TWO_TIMES},
+    "mean_flow": {"method": dict(name="mean_flow", equal_times=0.5), **TWO_TIMES},
+    "improved_mean_flow": {"method": dict(name="mean_flow", direction="own", equal_times=0.5), **TWO_TIMES},
+    "moment_matching": {"method": dict(name="moment_matching", particles=4), **TWO_TIMES},
+}
+METHODS = {**STUDENTS, **FROM_DATA}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: teacher = a run's folder; method = one of STUDENTS; guidance; rank = of an adapter, 0 to train all; tiny."""
-    options = parse_argument(argument, teacher="", method="progressive", guidance=1.0, rank=0, tiny=False)
+    """Options: teacher = a run's folder; method = one of METHODS; guidance; rank = of an adapter, 0 for none; width; tiny."""
+    options = parse_argument(argument, teacher="", method="progressive", guidance=1.0, rank=0, width=0, tiny=False)
     if not options.teacher:
         raise ValueError("Which run is the teacher? Give --config=configs/students.py:teacher=RUN_DIRECTORY.")
-    changes = {"asked": FEW, **choose("method", options.method, STUDENTS)}
+    changes = {"asked": FEW, **choose("method", options.method, METHODS)}
     theirs = config_of_run(options.teacher, "The teacher")
     config = defaults()
     config.name = f"{theirs.name}_{options.method}" + (f"_rank_{options.rank}" if options.rank else "")
+    config.name += f"_width_{options.width}" if options.width else ""
     for name in TAKEN:
         config[name] = theirs[name]
     config.seed = theirs.seed
@@ -100,17 +145,22 @@ def get_config(argument: str = "") -> ConfigDict:
     config.samplers = {name: dict(sampler, steps=steps) for name, steps in asked.items()}
     for key, value in changes.items():
         set_value(config, key, value)
-    teacher = dict(name="run", restore_from=options.teacher, guidance_scale=options.guidance)
-    if "scales" in config.method:  # a student that is told the scale
-        low, high = config.method.scales
-        if not low <= options.guidance <= high:
-            raise ValueError(f"guidance={options.guidance}: '{options.method}' learns the scales from {low} to {high}.")
-        teacher["guidance_scale"] = 1.0
-        for name in config.samplers:
-            config.samplers[name].conditions = dict(guidance=options.guidance)
-    config.method.update(teacher=teacher, prediction=theirs.method.get("prediction", "velocity"), start="teacher")
+    config.method.prediction = theirs.method.get("prediction", "velocity")
+    if options.method in FROM_DATA:
+        if options.guidance != 1:
+            raise ValueError(f"guidance={options.guidance}: '{options.method}' asks no teacher that could be guided.")
+        config.restore.student = reference_of_run(options.teacher, "The teacher")
+    else:
+        learn_from(config, options.teacher, options.guidance)
     if options.rank:
         config.lora.rank = options.rank
+    if options.width:
+        if options.method in FROM_DATA:
+            raise ValueError(
+                f"width={options.width}: '{options.method}' goes on from its teacher's network. Leave it out."
+            )
+        config.network["channels" if config.network.name == "unet" else "width"] = options.width
+        config.method.start = "fresh"
     if options.tiny:
         config.name += "_tiny"
         config.steps = 8
@@ -121,6 +171,19 @@ def get_config(argument: str = "") -> ConfigDict:
     return config
 
 
+def learn_from(config: ConfigDict, run: str, guidance: float) -> None:
+    """Gives the method a run as teacher, with a scale of guidance."""
+    teacher = dict(name="run", restore_from=run, guidance_scale=guidance)
+    if "scales" in config.method:  # a student that is told the scale
+        low, high = config.method.scales
+        if not low <= guidance <= high:
+            raise ValueError(f"guidance={guidance}: this method learns the scales from {low} to {high}.")
+        teacher["guidance_scale"] = 1.0
+        for name in config.samplers:
+            config.samplers[name].conditions = dict(guidance=guidance)
+    config.method.update(teacher=teacher, start="teacher")
+
+
 def sweep() -> list[hyper.Point]:
     """Every method."""
-    return hyper.sweep(":method", STUDENTS)
+    return hyper.sweep(":method", METHODS)

@@ -93,7 +93,7 @@ def cost(options: argparse.Namespace) -> None:
     plain, plain_bytes = updater(plain_run)
     receipts = []
     names = [
-        name for name in load_module(str(options.root / STUDENTS)).STUDENTS if fnmatch(f"method={name}", options.only)
+        name for name in load_module(str(options.root / STUDENTS)).METHODS if fnmatch(f"method={name}", options.only)
     ]
     for name in names:
         run = Run(load(students_config(options, teacher, method=name)))

@@ -42,20 +42,29 @@ def config_of_run(restore_from: str, who: str) -> ConfigDict:
     return ConfigDict(_as_tuples(stored.read_config(folder, stored.existing_step(folder, None))))
 
 
+def reference_of_run(restore_from: str, who: str) -> str:
+    """RUN_DIRECTORY:role; where none is named, the role whose samples people mean.
+
+    Args:
+      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role; the average `ema` where the run has one, else `student`.
+      who: what wants it, for messages ("The teacher").
+    """
+    folder, role = stored.split_reference(restore_from, who)
+    role = role or stored.usual_role(folder, stored.existing_step(folder, None))
+    return f"{restore_from.partition(':')[0].rstrip('/')}:{role}"
+
+
 def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:
     """Reads the config of a run and builds what it trained.
 
     Args:
-      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role; the average `ema` where the run has one, else `student`.
+      restore_from: as `reference_of_run` takes it.
       data: what the network is to see.
       who: what wants it, for messages ("The teacher").
     """
-    folder, role = stored.split_reference(restore_from, who)
-    step = stored.existing_step(folder, None)
-    role = role or stored.usual_role(folder, step)
-    config = config_of_run(restore_from, who)
+    config, reference = config_of_run(restore_from, who), reference_of_run(restore_from, who)
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
-    return Finished(config, setting, f"{restore_from.partition(':')[0].rstrip('/')}:{role}")
+    return Finished(config, setting, reference)
 
 
 def _as_tuples(value: Any) -> Any:

@@ -10,7 +10,7 @@ from flowjax.main import main
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
 
-STUDENTS = load_module("configs/students.py").STUDENTS
+CONFIG = load_module("configs/students.py")
 QUIET = ["--config.writers.tensorboard=False", "--config.when.sample.at_percent=()"]
 
 
@@ -21,13 +21,16 @@ def teacher(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", CONFIG.METHODS)
 def test_every_student_fits_a_finished_run(teacher, name):
-    run = Run(load(f"configs/students.py:tiny,teacher={teacher},method={name},guidance=2.0"))
+    asks = name in CONFIG.STUDENTS
+    run = Run(load(f"configs/students.py:tiny,teacher={teacher},method={name}{',guidance=2.0' if asks else ''}"))
     theirs = load("configs/digits.py:tiny,network=dit")
     assert run.config.data == theirs.data and run.config.network.width == theirs.network.width
     told = "scales" in run.config.method
-    assert run.config.method.teacher.guidance_scale == (1.0 if told else 2.0)
+    if asks:
+        assert run.config.method.teacher.guidance_scale == (1.0 if told else 2.0)
+    assert run.method.roles["student"].restore_from == f"{teacher}:ema"
     assert not told or run.config.samplers.default.conditions.guidance == 2.0
     batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in next(run.iterator()).items()}
     batch["step"] = jax.ShapeDtypeStruct(batch["row"].shape, np.int32)
@@ -55,7 +58,21 @@ def test_an_adapter_that_learns_consistency_leaves_its_teacher_as_it_was(teacher
     assert [r["nfe"] for r in receipts] == [1]
 
 
-def test_a_student_needs_a_teacher(tmp_path):
+def test_a_small_student_starts_fresh_and_is_a_teacher_itself(teacher, tmp_path):
+    config = f"configs/students.py:tiny,teacher={teacher},method=annealed_reflow,width=16"
+    assert main([f"--config={config}", f"--workdir={tmp_path}", *QUIET]) == 0
+    run = Run(load(f"configs/students.py:tiny,teacher={tmp_path},method=guided_direct"))
+    assert run.config.network.width == 16 and run.method.roles["student"].restore_from == f"{tmp_path}:ema"
+    count = lambda folder: sum(
+        leaf.size for leaf in jax.tree.leaves(Checkpoints(folder / "checkpoints").read_role("ema"))
+    )
+    assert count(tmp_path) < count(teacher) / 2
+
+
+def test_a_student_needs_a_teacher(teacher, tmp_path):
+    for options, message in [("guidance=2.0", "asks no teacher that could be guided"), ("width=8", "Leave it out")]:
+        with pytest.raises(ConfigError, match=message):
+            load(f"configs/students.py:teacher={teacher},method=mean_flow,{options}")
     with pytest.raises(ConfigError, match="Which run is the teacher"):
         load("configs/students.py")
     with pytest.raises(ConfigError, match="nowhere"):
