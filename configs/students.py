@@ -8,7 +8,7 @@
 Every student starts as its teacher, with the same network, and sees as many images as every other. `guidance` is the scale
 of guidance that it takes over, so that its samples need no second evaluation; a latent consistency model learns all scales
 from 1 to 4 and samples at this one. Methods of FROM_DATA go on from the teacher's parameters and never ask it again: they
-learn from the data alone, and take no guidance over.
+learn from the data alone, and are guided while they sample, by a second evaluation.
 
 `width` makes a smaller student, which starts fresh. SlimFlow is two such runs, the second with the first as its teacher:
 
@@ -34,7 +34,8 @@ PLAYED = {"samplers": NOISES_AGAIN, "asked": ONE, "steps_per_dispatch": 1}
 GRID = dict(name="grid", levels=dict(name="constant", count=32))
 SLOWLY = dict(name="constant", decay=0.95)
 # Solvers are the midpoint rule throughout: it never asks a teacher at the clean end, where a data prediction has no velocity.
-# method -> what it changes: config key -> value. `asked` are its samplers' steps, FEW unless said.
+# method -> what it changes: config key -> value. `asked` are its samplers' steps, FEW unless said; `lasting` is what lasts a
+# share of the run.
 STUDENTS = {
     "direct": {"method": dict(name="direct", teacher_steps=8), "samplers": EULER, "asked": ONE},
     "direct_map": {"method": dict(name="direct", teacher_steps=8), **TWO_TIMES},
@@ -63,7 +64,8 @@ STUDENTS = {
         "samplers": NOISES_AGAIN,
     },
     "continuous_consistency_distillation": {
-        "method": dict(name="continuous_consistency", warmup_steps=500),
+        "method": dict(name="continuous_consistency"),
+        "lasting": {"method.warmup_steps": 0.25},
         "samplers": NOISES_AGAIN,
     },
     "trajectory_consistency": {
@@ -83,7 +85,8 @@ STUDENTS = {
         "samplers": EULER,
     },
     "annealed_reflow": {
-        "method": dict(name="reflow", teacher_steps=8, annealing=dict(name="cosine", steps=1_000)),
+        "method": dict(name="reflow", teacher_steps=8, annealing=dict(name="cosine")),
+        "lasting": {"method.annealing.steps": 0.5},
         "time": dict(name="u_shaped"),
         "samplers": EULER,
     },
@@ -107,7 +110,8 @@ FROM_DATA = {
         "samplers": NOISES_AGAIN,
     },
     "continuous_consistency_training": {
-        "method": dict(name="continuous_consistency", warmup_steps=500),
+        "method": dict(name="continuous_consistency"),
+        "lasting": {"method.warmup_steps": 0.25},
         "samplers": NOISES_AGAIN,
     },
     "shortcut": {"method": dict(name="shortcut", share=0.25), **TWO_TIMES},
@@ -119,8 +123,12 @@ METHODS = {**STUDENTS, **FROM_DATA}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: teacher = a run's folder; method = one of METHODS; guidance; rank = of an adapter, 0 for none; width; tiny."""
-    options = parse_argument(argument, teacher="", method="progressive", guidance=1.0, rank=0, width=0, tiny=False)
+    """Options: teacher = a run's folder; method = one of METHODS; guidance; rank = of an adapter, 0 for none; width; steps;
+    tiny.
+    """
+    options = parse_argument(
+        argument, teacher="", method="progressive", guidance=1.0, rank=0, width=0, steps=2_000, tiny=False
+    )
     if not options.teacher:
         raise ValueError("Which run is the teacher? Give --config=configs/students.py:teacher=RUN_DIRECTORY.")
     changes = {"asked": FEW, **choose("method", options.method, METHODS)}
@@ -131,7 +139,7 @@ def get_config(argument: str = "") -> ConfigDict:
     for name in TAKEN:
         config[name] = theirs[name]
     config.seed = theirs.seed
-    config.steps = 2_000
+    config.steps = 8 if options.tiny else options.steps
     config.batch_size = theirs.batch_size
     config.steps_per_dispatch = theirs.steps_per_dispatch
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="cosine", warmup_steps=100)
@@ -143,12 +151,15 @@ def get_config(argument: str = "") -> ConfigDict:
     config.sample = theirs.sample
     sampler, asked = changes.pop("samplers"), changes.pop("asked")
     config.samplers = {name: dict(sampler, steps=steps) for name, steps in asked.items()}
+    for key, share in changes.pop("lasting", {}).items():
+        changes[key] = int(share * config.steps)
     for key, value in changes.items():
         set_value(config, key, value)
     config.method.prediction = theirs.method.get("prediction", "velocity")
     if options.method in FROM_DATA:
         if options.guidance != 1:
-            raise ValueError(f"guidance={options.guidance}: '{options.method}' asks no teacher that could be guided.")
+            for name in config.samplers:
+                config.samplers[name].guidance = dict(name="cfg", scale=options.guidance)
         config.restore.student = reference_of_run(options.teacher, "The teacher")
     else:
         learn_from(config, options.teacher, options.guidance)
@@ -163,7 +174,6 @@ def get_config(argument: str = "") -> ConfigDict:
         config.method.start = "fresh"
     if options.tiny:
         config.name += "_tiny"
-        config.steps = 8
         config.steps_per_dispatch = min(config.steps_per_dispatch, 4)
         config.optimizer.warmup_steps = 2
         config.when.log = schedule(every_steps=4)

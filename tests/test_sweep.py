@@ -129,6 +129,17 @@ def test_every_mistake_is_told_before_anything_runs(tmp_path, capsys, monkeypatc
         plan(config_file(tmp_path, "hyper.sweep('seed', [1])"), ["seed=2"], tmp_path)
 
 
+def test_points_that_cannot_be_run_are_left_out_where_that_is_asked_for(tmp_path, capsys):
+    body = "hyper.chain(hyper.fix('seed', 0), hyper.fix('path.name', 'lineer'))"
+    arguments = ["--config", config_file(tmp_path, body), "--out", str(tmp_path / "out"), "--skip-refused", "--dry-run"]
+    assert command_line.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "left out, because they cannot be run: 1\n  path=lineer: Unknown path" in printed.err
+    assert printed.out.count("python") == 1
+    assert command_line.main(["--config", config_file(tmp_path, "hyper.fix('sede', 1)"), *arguments[2:]]) == 2
+    assert "1 of 1 points cannot be run" in capsys.readouterr().err
+
+
 def test_a_config_file_needs_a_sweep_of_its_own(tmp_path):
     module = types.ModuleType("config")
     module.sweep = hyper.sweep  # imported, not its own

@@ -1,15 +1,20 @@
 """Students of few steps of pictures: every method of configs/students.py on one teacher, at one budget.
 
-    python experiments/distillation/images.py [--tiny] [--parts fashion cost] [--only PATTERN] [--work DIR]
+    python experiments/distillation/images.py [--tiny] [--parts fashion shapes small cost] [--only PATTERN] [--work DIR]
 
     fashion   the teacher is configs/fashion.py (python -m flowjax.data.prepare fashion_mnist), its students are networks of its
               own size that see equally many images; all are measured by the teacher's evaluators at one, two and four steps
+    shapes    the same for text to image: the teacher is configs/shapes.py with its guidance, which students fold in
+    small     SlimFlow on Fashion-MNIST: a student of a quarter of the parameters, and one that starts without its first half
     cost      time and memory of an update as a multiple of flow matching's, measured beside it in one process
 
-Finished runs are not trained again. `--tiny` does a little of everything, on digits, and writes to the work folder.
+`--seeds 0 1 2 --only "method=mean_flow*"` repeats what it names. `--teacher DIR` takes a finished run as the teacher of the
+one part that is named. Finished runs are not trained again. `--tiny` does a little of everything, on small pictures, and
+writes to the work folder.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import statistics
 import sys
@@ -21,8 +26,10 @@ import jax
 import numpy as np
 
 from flowjax.config import ConfigDict, load, load_module
+from flowjax.evaluation import tables
 from flowjax.evaluation.experiment import publish_picture, run_parts, sweep, train
 from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.methods.finished import config_of_run
 from flowjax.sweep.jobs import plan
 from flowjax.training.plan import plan as needs
 from flowjax.training.run import Run
@@ -31,72 +38,126 @@ from flowjax.training.sampling import evaluate_samplers
 STUDENTS = "configs/students.py"
 STEPS = (1, 2, 4)  # of the teacher, by Euler
 ROUNDS = 5  # of timed updates
+SEEDS = range(8)  # that may have been trained
 
 
-def teacher_config(options: argparse.Namespace) -> str:
-    """The config of the teacher, as a command line names it."""
-    file, tiny = ("configs/digits.py", ":tiny,network=dit") if options.tiny else ("configs/fashion.py", "")
-    return f"{options.root / file}{tiny}"
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What students are compared on.
+
+    Attributes:
+      teacher: the config of the teacher.
+      tiny: the one in its place for `--tiny`.
+      guidance: the scale that students of a teacher take over; those that learn from data alone have none.
+      steps: of a student.
+      batch_size: of a student.
+      shown: the metric of the figure.
+    """
+
+    teacher: str
+    tiny: str
+    guidance: float
+    steps: int
+    batch_size: int
+    shown: str
 
 
-def teacher_of(options: argparse.Namespace) -> pathlib.Path:
+FASHION = Subject("configs/fashion.py", "configs/digits.py:tiny,network=dit", 1.0, 1_000, 64, "frechet_ratio")
+SHAPES = Subject("configs/shapes.py", "configs/shapes.py:tiny", 1.5, 1_000, 64, "caption_accuracy")
+QUARTER = 48  # the width of a network with a quarter of the parameters of the teacher of Fashion-MNIST
+
+
+def teacher_of(options: argparse.Namespace, name: str, subject: Subject) -> pathlib.Path:
     """The folder of the trained teacher."""
-    workdir = options.work / "teacher"
-    train(options.root, teacher_config(options), workdir)
+    if options.teacher:
+        return options.teacher.absolute()
+    workdir = options.work / f"{name}_teacher"
+    train(options.root, f"{options.root / (subject.tiny if options.tiny else subject.teacher)}", workdir)
     return workdir
 
 
-def students_config(options: argparse.Namespace, teacher: pathlib.Path, **choices: str) -> str:
-    """The config of its students."""
-    chosen = [f"{key}={value}" for key, value in {"teacher": teacher, **choices}.items()]
-    return f"{options.root / STUDENTS}:{','.join([*chosen, *(['tiny'] if options.tiny else [])])}"
+def students_config(options: argparse.Namespace, subject: Subject, teacher: pathlib.Path, **choices) -> str:
+    """The config of its students, as a command line names it."""
+    chosen = {"teacher": teacher, "steps": subject.steps, **choices}
+    return f"{options.root / STUDENTS}:{','.join(f'{key}={value}' for key, value in chosen.items())}" + (
+        ",tiny" if options.tiny else ""
+    )
 
 
-def fashion(options: argparse.Namespace) -> None:
+def students(options: argparse.Namespace, name: str, subject: Subject) -> None:
     """Trains teacher and students, and measures them all."""
-    teacher, out = teacher_of(options), options.work / "students"
-    config = students_config(options, teacher)
-    sweep(options.root, config, out, "--workers", str(options.workers), "--only", options.only)
-    receipts = measured(Run(with_few_steps(teacher_config(options)), teacher), "teacher")
-    publish_picture(teacher, options.out / "teacher.png")
-    for job in plan(config, [], out):
-        if job.finished():
-            name = job.point[":method"]
-            receipts += measured(Run(ConfigDict(job.config), job.directory), name)
-            publish_picture(job.directory, options.out / f"{name}.png")
-            print(f"measured {name}", flush=True)
-    replace_receipts(options.out / "receipts", "fashion", receipts)
+    teacher = teacher_of(options, name, subject)
+    receipts = measured(Run(with_few_steps(teacher), teacher), "teacher", 0)
+    publish_picture(teacher, options.out / f"{name}_teacher.png")
+    batch = () if options.tiny else (f"batch_size={subject.batch_size}",)
+    for seed in SEEDS:
+        config, out = students_config(options, subject, teacher), options.work / f"{name}_students" / f"seed_{seed}"
+        overrides = (*batch, f"seed={seed}")
+        if seed in options.seeds:
+            asked = ("--workers", str(options.workers), "--only", options.only, "--skip-refused")
+            sweep(options.root, config, out, *asked, *(f"--config.{override}" for override in overrides))
+        for job in plan(config, overrides, out, refused=[]) if out.exists() else ():
+            if job.finished():
+                method = job.point[":method"]
+                receipts += measured(Run(ConfigDict(job.config), job.directory), method, seed)
+                if seed == min(options.seeds):
+                    publish_picture(job.directory, options.out / f"{name}_{method}.png")
+                print(f"measured {method}, seed {seed}", flush=True)
+    replace_receipts(options.out / "receipts", name, receipts)
+    where = f"metric={subject.shown}"
+    tables.figure(options.out / f"{name}.png", receipts, x="steps", lines="method", where=where, log_x=True)
 
 
-def with_few_steps(argument: str) -> ConfigDict:
-    """The teacher's config with samplers of as many steps as its students have."""
-    config = ConfigDict(load(argument).to_dict())
-    role = config.samplers.default.role
+def small(options: argparse.Namespace) -> None:
+    """A student of a quarter of the size: annealed reflow and then distillation, and distillation alone."""
+    teacher = teacher_of(options, "fashion", FASHION)
+    batch = () if options.tiny else (f"--config.batch_size={FASHION.batch_size}",)
+    width = 16 if options.tiny else QUARTER
+    receipts = []
+    for name, source, choices in (
+        ("annealed_reflow", teacher, dict(method="annealed_reflow", width=width)),
+        ("annealed_and_guided", options.work / "small" / "annealed_reflow", dict(method="guided_direct")),
+        ("direct", teacher, dict(method="direct", width=width)),
+    ):
+        workdir = options.work / "small" / name
+        config = students_config(options, FASHION, source, **choices)
+        train(options.root, config, workdir, *batch)
+        run = Run(load(config, [override.removeprefix("--config.") for override in batch]), workdir)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(run.latest_state().params["ema"]))
+        receipts += [{**receipt, "parameters": parameters} for receipt in measured(run, name, 0)]
+        publish_picture(workdir, options.out / f"small_{name}.png")
+    replace_receipts(options.out / "receipts", "small", receipts)
+
+
+def with_few_steps(teacher: pathlib.Path) -> ConfigDict:
+    """The teacher's config with samplers of as many steps as its students have, guided as its own."""
+    config = config_of_run(str(teacher), "The teacher")
+    theirs = config.samplers.default.to_dict()
     for steps in STEPS:
-        config.samplers[f"euler_{steps}"] = dict(name="euler", steps=steps, grid=dict(name="uniform"), role=role)
+        config.samplers[f"euler_{steps}"] = {**theirs, "name": "euler", "steps": steps}
     return config
 
 
-def measured(run: Run, method: str) -> list[dict]:
+def measured(run: Run, method: str, seed: int) -> list[dict]:
     """The receipts of a finished run at each of its samplers."""
     receipts = []
     for name, written in evaluate_samplers(run).items():
         steps = run.method.samplers[name].description["steps"]
-        receipts += [{**receipt, "method": method, "steps": steps} for receipt in written]
+        receipts += [{**receipt, "method": method, "steps": steps, "seed": seed} for receipt in written]
     return receipts
 
 
 def cost(options: argparse.Namespace) -> None:
     """Times one update of every method between two of flow matching, and asks the compiler for its memory."""
-    teacher = teacher_of(options)
-    plain_run = Run(ConfigDict(load(teacher_config(options)).to_dict()))
+    teacher = teacher_of(options, "fashion", FASHION)
+    plain_run = Run(config_of_run(str(teacher), "The teacher"))
     plain, plain_bytes = updater(plain_run)
     receipts = []
     names = [
         name for name in load_module(str(options.root / STUDENTS)).METHODS if fnmatch(f"method={name}", options.only)
     ]
     for name in names:
-        run = Run(load(students_config(options, teacher, method=name)))
+        run = Run(load(students_config(options, FASHION, teacher, method=name)))
         update, peak = updater(run)
         before, own, after = (statistics.median(u() for _ in range(ROUNDS)) for u in (plain, update, plain))
         about = dict(
@@ -149,9 +210,16 @@ def more(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment alone."""
     parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", default="*", help="only the students whose name matches")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], choices=SEEDS, help="of the students (default: 0)")
+    parser.add_argument("--teacher", type=pathlib.Path, help="a finished run to learn from, for one part")
 
 
-PARTS = {"fashion": fashion, "cost": cost}
+PARTS = {
+    "fashion": lambda options: students(options, "fashion", FASHION),
+    "shapes": lambda options: students(options, "shapes", SHAPES),
+    "small": small,
+    "cost": cost,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

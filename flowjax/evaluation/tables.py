@@ -45,6 +45,7 @@ from flowjax.evaluation.run_files import number, write_atomically
 
 BEGIN = re.compile(r"^[ \t]*<!--\s*table:(?P<marker>.*?)-->[ \t]*$", re.DOTALL | re.MULTILINE)
 END = re.compile(r"^[ \t]*<!--\s*end\s*-->[ \t]*$", re.MULTILINE)
+MANY = 8  # lines in a figure, beyond which their names stand beside it
 OPTIONS = ("rows", "columns", "value", "where", "over", "format", "titles", "order", "best", "count")
 COMPARISONS = {
     "<=": operator.le,
@@ -281,7 +282,8 @@ def figure(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if lines:
-        axes.legend(frameon=False)
+        aside = dict(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7) if len(axes.lines) > MANY else {}
+        axes.legend(frameon=False, **aside)
     buffer = io.BytesIO()
     plot.savefig(buffer, format="png", metadata={"Software": None})
     write_atomically(path, buffer.getvalue())

@@ -21,6 +21,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import absl.logging
+
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the command line into its own options and the --config.key=value overrides."""
@@ -39,6 +41,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--slurm", nargs="*", default=[], metavar="KEY=VALUE", help="submitit's parameters")
     parser.add_argument(
         "--only", default="*", metavar="PATTERN", help="run these, as 'preset=edm*'; the results are of all"
+    )
+    parser.add_argument(
+        "--skip-refused", action="store_true", help="leave out the points that cannot be run, after saying why"
     )
     parser.add_argument("--metric", default="", help="of the figure (default: the first ratio to a floor)")
     parser.add_argument("--dry-run", action="store_true", help="check every config, print the commands, run nothing")
@@ -59,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options, overrides = parse(arguments)
     environ = dict(os.environ)
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells about each of its own steps otherwise
     with _on_cpu():  # this process only looks at configs: the accelerator belongs to the runs
         from flowjax.sweep import jobs as planning
         from flowjax.sweep import launch
@@ -66,9 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if options.launcher == "slurm" and not options.dry_run:
                 launch.import_submitit()
-            jobs = planning.plan(options.config, overrides, options.out)
+            refused: list[str] | None = [] if options.skip_refused else None
+            jobs = planning.plan(options.config, overrides, options.out, refused=refused)
         except (ValueError, ImportError) as error:  # a ConfigError, or what a config file says of its argument
             return _refuse(str(error))
+        if refused:
+            print(
+                "\n".join([f"flowjax: left out, because they cannot be run: {len(refused)}", *refused]), file=sys.stderr
+            )
         matching = lambda pattern: [job for job in jobs if fnmatch.fnmatch(job.name, pattern)]
         chosen = matching(options.only)
         if not chosen:

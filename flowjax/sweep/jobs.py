@@ -69,6 +69,7 @@ def plan(
     overrides: Sequence[str],
     out: pathlib.Path,
     check: Callable[[ConfigDict], None] | None = None,
+    refused: list[str] | None = None,
 ) -> list[Job]:
     """Loads, validates and names every point; all mistakes come together in one ConfigError.
 
@@ -77,6 +78,7 @@ def plan(
       overrides: `key=value` for all points.
       out: the directory of the sweep; runs live in out/runs.
       check: what else must hold for a config; by default its data, method, coupling and evaluators are built.
+      refused: given a list, points that cannot be run are left out, and why is added to it.
 
     Points that resolve to one and the same config are run once.
     """
@@ -103,7 +105,9 @@ def plan(
         name = f"{words}-{digest[:6]}"
         if digest not in jobs:
             jobs[digest] = Job(name, point, chosen, (*overrides, *own), out / "runs" / name, config.to_dict())
-    if mistakes:
+    if refused is not None and jobs:
+        refused += mistakes
+    elif mistakes:
         raise configs.ConfigError(
             f"{len(mistakes)} of {len(points)} points cannot be run; nothing was launched.\n" + "\n".join(mistakes)
         )
