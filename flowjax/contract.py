@@ -177,6 +177,7 @@ class Method:
       collect: optional rollout that replaces the data batches.
       checks: name -> (params, batch, key) -> CheckResult, run by `--mode=check` beside the general ones.
       watch: (step, averaged metrics of a log line) -> None, or the reason to stop the run here, with a checkpoint.
+      readings: metric, or phase/metric -> what it is and how its curve looks when all is well: the report's captions.
 
     Tracked roles follow in the order of `roles`: one that tracks a tracked role sees it before or after its own move
     as they are listed.
@@ -190,6 +191,7 @@ class Method:
         default_factory=dict
     )
     watch: Callable[[int, Mapping[str, float]], str | None] | None = None
+    readings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for name, role in self.roles.items():

@@ -82,9 +82,18 @@ def test_students_of_pictures_are_measured_and_their_updates_timed(tmp_path):
     assert (tmp_path / "published" / "progressive.png").exists()
 
 
+@pytest.mark.slow
+def test_students_are_trained_on_seeds_in_two_precisions(tmp_path):
+    chosen = ["--only", "method=direct,weights=even*", "--parts", "stability"]
+    assert script("distillation").main(["--tiny", *chosen, "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    values = {(r["precision"], r["seed"]): r["value"] for r in receipts if r["metric"] == "sliced_w2_ratio"}
+    assert len(values) == len(set(values.values())) == 6 and min(values.values()) > 0
+
+
 def test_students_and_their_teacher_are_measured(tmp_path):
-    arguments = ["--tiny", "--only", "method=direct,weights=even*", "--workers", "1", "--work", str(tmp_path)]
-    assert script("distillation").main(arguments) == 0
+    chosen = ["--only", "method=direct,weights=even*", "--parts", "oracle"]
+    assert script("distillation").main(["--tiny", *chosen, "--workers", "1", "--work", str(tmp_path)]) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["method"], r["steps"], r["metric"]): r["value"] for r in receipts}
     assert {metric for method, _, metric in values if method == "direct"} == {

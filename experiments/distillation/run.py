@@ -1,6 +1,6 @@
 """Students of few steps, measured: every method of configs/distillation.py on a flow that is known in closed form.
 
-    python experiments/distillation/run.py [--tiny] [--only PATTERN] [--workers N] [--work DIR] [--out DIR]
+    python experiments/distillation/run.py [--tiny] [--parts oracle stability] [--only PATTERN] [--workers N] [--work DIR]
 
 The teacher is the exact velocity of eight modes on a ring, with even and with uneven weights; all students are dense
 networks of one size. Measured at the steps that each is meant for:
@@ -11,11 +11,14 @@ networks of one size. Measured at the steps that each is meant for:
     map_error           median distance of a sample from where the teacher's ODE leads from the same noise, by 400 steps of
                         Runge and Kutta; for samplers that draw no further noise
 
-and the teacher itself by as many steps of Euler. Finished runs are not trained again.
+and the teacher itself by as many steps of Euler. `stability` trains every method with even weights on three seeds, computing
+in float32 and in bfloat16. Finished runs are not trained again.
 """
 
 import argparse
+import itertools
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +28,7 @@ from flowjax.arrays import example_keys
 from flowjax.choices import build
 from flowjax.config import ConfigDict
 from flowjax.evaluation.coverage import mode_weights
-from flowjax.evaluation.experiment import run_parts, sweep
+from flowjax.evaluation.experiment import last_receipts, run_parts, sweep
 from flowjax.evaluation.receipts import make_receipt, replace_receipts
 from flowjax.paths.noises import gaussian
 from flowjax.paths.ode import solve
@@ -41,14 +44,12 @@ CONFIG = "configs/distillation.py"
 REFERENCE_STEPS = 400
 STEPS = (1, 2, 4)
 JUDGED = ("sliced_w2_ratio", "mode_weight_error", "stray")
+SEEDS, PRECISIONS = (0, 1, 2), ("float32", "bfloat16")
 
 
 def oracle(options: argparse.Namespace) -> None:
     """Trains the sweep and measures every run, and the teacher."""
-    config = f"{options.root / CONFIG}{':tiny' if options.tiny else ''}"
-    out = options.work / "oracle"
-    sweep(options.root, config, out, "--workers", str(options.workers), "--only", options.only)
-    jobs = [job for job in plan(config, [], out) if job.finished()]
+    jobs = trained(options, "oracle", options.only)
     receipts, teachers = [], {}
     for job in jobs:
         run = Run(ConfigDict(job.config), job.directory)
@@ -58,6 +59,30 @@ def oracle(options: argparse.Namespace) -> None:
     for weights, run in teachers.items():
         receipts += teacher(run, weights)
     replace_receipts(options.out / "receipts", "oracle", receipts)
+
+
+def stability(options: argparse.Namespace) -> None:
+    """What every run measured at its own end, over seeds and precisions."""
+    receipts, only = [], "*weights=even*" if options.only == "*" else options.only
+    for precision, seed in itertools.product(PRECISIONS, SEEDS):
+        overrides = (f"precision={precision}", f"seed={seed}")
+        # The runs of the first part are those of one seed and float32.
+        folder = "oracle" if (precision, seed) == ("float32", 0) else f"stability/{precision}_{seed}"
+        overrides = () if folder == "oracle" else overrides
+        for job in trained(options, folder, only, overrides):
+            if job.config["data"]["weights"] == "even":
+                about = dict(method=job.point[":method"], precision=precision, seed=seed)
+                last = last_receipts(job.directory)
+                receipts += [{**receipt, **about} for receipt in last if receipt["metric"] in JUDGED]
+    replace_receipts(options.out / "receipts", "stability", receipts)
+
+
+def trained(options: argparse.Namespace, folder: str, only: str, overrides: Sequence[str] = ()) -> list[Job]:
+    """Trains the sweep of the config, and returns all runs of it that are finished."""
+    config, out = f"{options.root / CONFIG}{':tiny' if options.tiny else ''}", options.work / folder
+    changes = [f"--config.{override}" for override in overrides]
+    sweep(options.root, config, out, "--workers", str(options.workers), "--only", only, *changes)
+    return [job for job in plan(config, overrides, out) if job.finished()]
 
 
 def measure(job: Job, run: Run) -> list[dict]:
@@ -144,7 +169,7 @@ def more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="*", help="only the runs whose name matches")
 
 
-PARTS = {"oracle": oracle}
+PARTS = {"oracle": oracle, "stability": stability}
 
 
 def main(arguments: list[str] | None = None) -> int:

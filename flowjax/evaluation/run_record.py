@@ -22,6 +22,7 @@ class Run:
     by_time: list[dict]
     check: list[dict]
     samplers: dict
+    readings: dict
     recorded: dict
     receipts: list[dict]
     problems: list[str]
@@ -56,6 +57,7 @@ def read_run(workdir: pathlib.Path) -> Run:
         by_time=read(run_files.read_lines, workdir / run_files.BY_TIME, default=[]),
         check=read(run_files.read_json, workdir / run_files.CHECK, default=[]),
         samplers=read(run_files.read_json, workdir / run_files.SAMPLERS, default={}),
+        readings=read(run_files.read_json, workdir / run_files.READINGS, default={}),
         recorded=read(run_files.read_json, workdir / run_files.STATUS, default={}),
         receipts=read(read_receipts, workdir / run_files.RECEIPTS, default=[])
         if (workdir / run_files.RECEIPTS).is_dir()

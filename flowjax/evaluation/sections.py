@@ -213,7 +213,9 @@ def _curve(run: Run, head: str, members: Sequence[tuple[str, str]], noisy: bool,
         ends = [min(line.x[0] for line in lines), max(line.x[-1] for line in lines)]
         lines.append(Line("real against real", ends, [known[metric]] * 2, "floor", 6))
     bad = sum(not math.isfinite(value) for line in lines for value in line.y if line.style != "floor")
-    note = "Has non-finite values, not drawn." if bad else ""
+    names = dict.fromkeys(known for name, _ in members for known in (name, name.split("/")[-1]))
+    notes = [run.readings[name] for name in names if run.readings.get(name)]
+    note = " ".join([*dict.fromkeys(notes), *(["Has non-finite values, not drawn."] if bad else [])])
     title = WORDS.get(head, metric.replace("_", " ").replace("/", " / "))
     return chart(
         title,

@@ -31,10 +31,20 @@ from flowjax.arrays import expand_to, mean_per_example
 from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.adversarial import GAMES
+from flowjax.methods import judges
 from flowjax.methods.generators import Generator, make_generator
 from flowjax.methods.judges import JUDGE, Bout, make_judge
 from flowjax.methods.parts import conditions_of, draw, joined, make_samplers, refuse_unread
 from flowjax.methods.students import Student, make_student
+
+READINGS = {
+    **judges.READINGS,
+    "discriminator/loss": "0.69 (non-saturating) or 1 (hinge): it tells nothing apart. Near zero it has won.",
+    "logits": "The discriminator's, of the student's samples as the student sees them.",
+    "student/loss": judges.GENERATOR_READING,
+    "distillation": "The distance to what the teacher makes of the noised sample. Falls, then stays.",
+}
+
 
 Points = Float[Array, "b ..."]
 INPUTS: dict[str, Callable[[Generator], Any]] = {
@@ -212,4 +222,4 @@ def _method(config, student, roles, student_loss, discriminator_loss, every) -> 
         "discriminator": Phase(discriminator_loss, (JUDGE,)),
         "student": Phase(student_loss, ("student",), every=every),
     }
-    return Method(joined(student.roles, roles), phases, make_samplers(config, student.setting))
+    return Method(joined(student.roles, roles), phases, make_samplers(config, student.setting), readings=READINGS)

@@ -33,6 +33,11 @@ from flowjax.methods.parts import joined
 from flowjax.models.network import Conditions, Network
 from flowjax.models.projector import PROJECTORS, Projector
 
+ALIGNMENT_READING = (
+    "The mean cosine of the projected tokens and the encoder's. Rises from about 0 towards 1, and stays below."
+)
+
+
 ENCODER, PROJECTOR, STUDENT = "encoder", "projector", "student"  # roles
 STREAM = 0xA116  # folded into a loss's key: the encoder's own draws
 Tokens = Float[Array, "b h w c"]
@@ -170,7 +175,9 @@ def with_alignment(
     old = method.phases[phase]
     phases = {**method.phases, phase: dataclasses.replace(old, loss=aligned_loss, trains=(*old.trains, PROJECTOR))}
     roles = joined(method.roles, encoder, {PROJECTOR: term.projector_role})
-    return dataclasses.replace(method, roles=roles, phases=phases, checks={**method.checks, "alignment": check})
+    readings = {**method.readings, "alignment": ALIGNMENT_READING, f"{phase}_loss": method.readings.get("loss", "")}
+    checks = {**method.checks, "alignment": check}
+    return dataclasses.replace(method, roles=roles, phases=phases, checks=checks, readings=readings)
 
 
 def observe(network: Network, layer: int) -> tuple[Network, list[Tokens]]:

@@ -26,11 +26,22 @@ from flowjax.choices import Spec, build
 from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase, Role, Sampler
 from flowjax.losses import adversarial as games
 from flowjax.losses import autoencoding as losses
+from flowjax.methods import judges
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.methods.parts import average_roles, joined, refuse_unread
 from flowjax.models.autoencoder import AUTOENCODERS, Autoencoder
 from flowjax.models.discriminator import DISCRIMINATORS, Discriminator
 from flowjax.models.perceptual import Perceptual, make_perceptual
+
+READINGS = {
+    **judges.READINGS,
+    "l1": "The absolute error of a pixel. Falls quickly, then slowly.",
+    "perceptual": "The distance that a frozen network sees.",
+    "kl": "Of the posterior from a normal, per picture. It rises as latents begin to say something, and then stays.",
+    "adversarial": judges.GENERATOR_READING,
+    "adaptive_weight": "The ratio of gradients at the last layer.",
+}
+
 
 STUDENT, JUDGE, EYE = "autoencoder", "discriminator", "perceptual"  # the roles
 UNREAD = ("coupling", "path", "time", "weight", "noise", "preconditioning")
@@ -112,7 +123,7 @@ def autoencoder(
         for name, spec in config.samplers.to_dict().items()
     }
     checks = {"posterior_at_the_start": game.check_posterior, "gradient_balance": game.check_balance}
-    return Method(joined(roles, average_roles(config, STUDENT)), phases, samplers, checks=checks)
+    return Method(joined(roles, average_roles(config, STUDENT)), phases, samplers, checks=checks, readings=READINGS)
 
 
 @dataclasses.dataclass(frozen=True)

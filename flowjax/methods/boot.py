@@ -17,6 +17,11 @@ from flowjax.methods.parts import draw, make_samplers, refuse_unread
 from flowjax.methods.students import make_student
 from flowjax.paths.predictions import convert
 
+READINGS = {
+    "along": "How well neighbouring jumps agree. Falls by orders of magnitude.",
+    "boundary": "The error at the noise end, where the map begins: the first to fall, and below the other from then on.",
+}
+
 
 def boot(
     config: ConfigDict,
@@ -73,4 +78,5 @@ def boot(
         roles=student.roles,
         phases={"boot": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

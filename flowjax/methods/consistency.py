@@ -37,6 +37,13 @@ from flowjax.models.ema import EMAS
 from flowjax.paths.pairs import PAIRS, Pairs
 from flowjax.samplers.field import determined
 
+READINGS = {
+    "error": "The distance of the two ends of a pair. It falls where pairs come closer too, so compare it at equal gaps only.",
+    "gap": "The time between the points of a pair: constant on a fixed grid, falling with a schedule.",
+    "loss": "With weights that grow as gaps shrink it may rise in a healthy run. Samples are judged by measures, not by it.",
+}
+
+
 GRID = {"name": "grid"}  # the default pairs
 
 
@@ -129,6 +136,7 @@ def consistency(
         roles=roles,
         phases={"consistency": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )
 
 

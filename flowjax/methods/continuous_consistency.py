@@ -21,6 +21,12 @@ from flowjax.methods.parts import check_shares, draw, joined, make_samplers, mak
 from flowjax.methods.students import make_student
 from flowjax.models.uncertainty import LogVariance
 
+READINGS = {
+    "error": "The squared size of the normalised tangent: below one, and less where tangents are small beside `constant`.",
+    "loss": "Has the logarithm of the expected error in it, so it may be negative. Samples are judged by measures, not by it.",
+}
+
+
 PREDICTIONS = ("velocity", "v")  # of those whose jump to the end has |b| falling to 0 on every path
 
 
@@ -91,4 +97,5 @@ def continuous_consistency(
         roles=roles,
         phases={"consistency": Phase(loss, trains=("student", "uncertainty") if adaptive else ("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

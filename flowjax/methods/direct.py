@@ -31,6 +31,10 @@ from flowjax.methods.parts import draw, fresh_noise, make_samplers, refuse_unrea
 from flowjax.methods.students import make_student, second_times
 from flowjax.paths.flow_maps import flow_jump
 
+READINGS = {
+    "loss": "How far the student lands from its teacher. Falls towards zero as far as the student's size lets it.",
+}
+
 
 def direct(
     config: ConfigDict,
@@ -125,4 +129,5 @@ def direct(
         roles={**student.roles, **measure.roles},
         phases={"endpoint": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

@@ -38,6 +38,7 @@ from flowjax.losses.distribution_matching import (
     posterior_scale,
     score_identity_loss,
 )
+from flowjax.methods import judges
 from flowjax.methods.endpoints import make_distance, make_follow
 from flowjax.methods.generators import Generator, make_generator
 from flowjax.methods.judges import JUDGE, Bout, make_judge
@@ -49,6 +50,17 @@ from flowjax.models.network import Conditions, Network
 from flowjax.paths.times import truncated
 from flowjax.paths.weights import loss_weight
 from flowjax.samplers.field import Field
+
+READINGS = {
+    **judges.READINGS,
+    "fake/error": "Of the denoiser that follows the student's samples: like a flow's, with a floor. It must not run off.",
+    "gap": "The mean difference of the two denoisers, along which the student is sent. It shrinks, not to zero.",
+    "student/loss": "Not a distance: only its gradient has a meaning. Look at the gap, and at the samples.",
+    "regression": "The distance to the teacher's ends from the same noise. Falls, then stays.",
+    "adversarial": judges.GENERATOR_READING,
+    "critic": "The discriminator's loss: 0.69 where it tells nothing apart.",
+}
+
 
 FAKE = "fake"  # the role
 Points = Float[Array, "b ..."]
@@ -133,7 +145,7 @@ class Matching:
             "fake": Phase(fake_loss or (lambda *a: self.fake_loss(*a)[:2]), trains),
             "student": Phase(student_loss, ("student",), every=self.every, start=self.start),
         }
-        return Method(joined(self.student.roles, roles), phases, make_samplers(config, self.setting))
+        return Method(joined(self.student.roles, roles), phases, make_samplers(config, self.setting), readings=READINGS)
 
 
 def make_matching(

@@ -26,6 +26,12 @@ from flowjax.models.network import Network
 from flowjax.paths.predictions import PREDICTIONS, error_ratio, prediction_row
 from flowjax.paths.weights import loss_weight
 
+READINGS = {
+    "loss": "Falls fast, then slowly, to a floor above zero: what noise hides of the data, no network can predict.",
+    "error": "The squared error of the prediction itself, before weights; it has such a floor too.",
+}
+
+
 QUANTILES = 1024  # times in the closed form of the first loss: the midpoint rule over the quantiles of t
 REPEATS = 16  # draws of the first loss it is compared with
 LARGEST_SPREAD = 1e6  # of the loss's factor between a time at the end and the median time
@@ -87,6 +93,7 @@ def flow_matching(
         phases={"flow": Phase(flow_loss, trains=("student",))},
         samplers=make_samplers(config, setting),
         checks={"zero_network_loss": zero_check},
+        readings=READINGS,
     )
     if alignment is None:
         return method

@@ -27,6 +27,14 @@ from flowjax.models.features import open_extractor
 from flowjax.models.heads import heads
 from flowjax.models.network import Conditions, Network
 
+READINGS = {
+    "logits_real": "The discriminator's, of real examples: above those of generated ones while it can tell them apart.",
+    "logits_fake": "Of generated examples. A gap to the real ones that grows without end: the discriminator has won.",
+    "penalty": "The squared gradient of the discriminator at real examples, before its weight.",
+}
+GENERATOR_READING = "The generator's share of the game. It moves with the discriminator and need not fall."
+
+
 JUDGE, FEATURES = "discriminator", "features"  # roles
 Logits = Float[Array, "b ..."]
 

@@ -28,6 +28,12 @@ from flowjax.methods.parts import check_shares, draw, make_samplers
 from flowjax.methods.students import check_scales, drawn_scales, make_student, second_times
 from flowjax.paths.predictions import convert
 
+READINGS = {
+    "error": "Of the average velocity. From data alone it ends above zero, as a flow's does; a teacher takes that floor away.",
+    "loss": "With an adaptive weight (power > 0) it says little: every example counts by its own size. Look at the error.",
+}
+
+
 DIRECTIONS = ("velocity", "own")
 
 
@@ -114,4 +120,5 @@ def mean_flow(
         roles=student.roles,
         phases={"flow_map": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

@@ -17,6 +17,10 @@ from flowjax.methods.parts import check_shares, draw, make_samplers, refuse_unre
 from flowjax.methods.students import make_student
 from flowjax.paths.flow_maps import flow_jump
 
+READINGS = {
+    "error": "The discrepancy of small groups. Tiny and noisy; it falls by orders of magnitude and then stays.",
+}
+
 
 def moment_matching(
     config: ConfigDict,
@@ -87,4 +91,5 @@ def moment_matching(
         roles=student.roles,
         phases={"moments": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

@@ -26,6 +26,10 @@ from flowjax.paths.flow_maps import pair_through
 from flowjax.paths.weights import loss_weight
 from flowjax.samplers.grids import make_grid
 
+READINGS = {
+    "error": "Along the straight line of a window. Falls to what is left of the trajectories' curvature within windows.",
+}
+
 
 def perflow(
     config: ConfigDict,
@@ -84,4 +88,5 @@ def perflow(
         roles=student.roles,
         phases={"windows": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

@@ -30,6 +30,11 @@ from flowjax.methods.students import make_student
 from flowjax.paths.weights import loss_weight
 from flowjax.samplers.grids import make_grid
 
+READINGS = {
+    "error": "How far two of the teacher's steps in one are missed. It jumps where a stage begins and falls within it.",
+    "student_steps": "Of the stage: halves from stage to stage, down to one.",
+}
+
 
 def stage_lengths(steps: int, first_steps: int, last_steps: int, shares: tuple = ()) -> tuple[int, ...]:
     """How many updates each stage has.
@@ -128,4 +133,5 @@ def progressive(
         roles={**student.roles, "previous": previous},
         phases={"landing": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

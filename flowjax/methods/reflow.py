@@ -30,6 +30,11 @@ from flowjax.methods.students import make_student
 from flowjax.paths.predictions import PREDICTIONS, convert, target
 from flowjax.paths.weights import loss_weight
 
+READINGS = {
+    "curvature": "How far the predicted velocity is from the straight line of each pair: zero for a flow of straight lines.",
+    "loss": "With matched pairs it falls towards zero; with annealing it begins as a flow's and falls as pairs take over.",
+}
+
 
 def reflow(
     config: ConfigDict,
@@ -125,4 +130,5 @@ def reflow(
         roles=joined(student.roles, measure.roles, seen.roles),
         phases={"pairs": Phase(objective, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

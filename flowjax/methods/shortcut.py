@@ -18,6 +18,11 @@ from flowjax.methods.parts import check_shares, draw, joined, make_samplers, ref
 from flowjax.methods.students import make_student, target_role
 from flowjax.paths.predictions import convert, target
 
+READINGS = {
+    "error": "Of jumps and of plain flow together. Like that of a flow it ends above zero.",
+}
+
+
 SLOW = {"name": "constant", "decay": 0.999}  # the default judge
 
 
@@ -106,4 +111,5 @@ def shortcut(
         roles=roles,
         phases={"shortcut": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
+        readings=READINGS,
     )

@@ -23,11 +23,21 @@ from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase
 from flowjax.losses.adversarial import GAMES
 from flowjax.losses.autoencoding import balanced
 from flowjax.losses.trajectory_consistency import soft_ends
+from flowjax.methods import judges
 from flowjax.methods.endpoints import make_distance, make_follow
 from flowjax.methods.judges import JUDGE, Bout, make_judge
 from flowjax.methods.parts import Draw, check_shares, draw, joined, make_samplers, refuse_unread
 from flowjax.methods.students import make_student, target_role
 from flowjax.paths.predictions import target
+
+READINGS = {
+    "error": "Soft consistency: how far jumps that begin at t and at u end from each other. Falls, then stays.",
+    "denoising": "The error of the field, as in flow matching: its floor is above zero.",
+    "denoising_weight": "The ratio of gradients at the last layer. Steady within a factor of some tens.",
+    "adversarial": judges.GENERATOR_READING,
+    "adversarial_weight": "The ratio of gradients at the last layer, between 0.01 and 10 times the weight; 0 before the game.",
+}
+
 
 SLOW = {"name": "constant", "decay": 0.999}  # the default judge
 ADVERSARY = (0.01, 10.0)  # between which its ratio is kept
@@ -176,4 +186,4 @@ def trajectory_consistency(
     phases = {"trajectories": Phase(loss, trains=("student",))}
     if judging is not None:
         phases["discriminator"] = Phase(discriminator_loss, trains=(JUDGE,), start=adversarial_start)
-    return Method(roles, phases, make_samplers(config, setting))
+    return Method(roles, phases, make_samplers(config, setting), readings={**READINGS, **judges.READINGS})

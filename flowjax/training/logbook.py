@@ -95,6 +95,7 @@ class Logbook:
         self._write(run_files.CONFIG, json.dumps(self.config.to_dict(), indent=1))
         self._write(run_files.CONFIG_DIFFERENCE, "".join(line + "\n" for line in lines))
         self._write(run_files.SAMPLERS, json.dumps(samplers, indent=1))
+        self._write(run_files.READINGS, json.dumps(dict(self.run.method.readings), indent=1))
         self.status("running", step)
         if self._writers.active:
             start = ["config, where it differs from the defaults:", *(f"  {line}" for line in lines)]

@@ -107,4 +107,5 @@ def fake_run(workdir: pathlib.Path) -> pathlib.Path:
     grids = dict(heun=np.linspace(0, 1, 21).tolist(), euler=(np.linspace(0, 1, 9) ** 1.5).tolist())
     (workdir / "check.json").write_text(json.dumps(checks))
     (workdir / "samplers.json").write_text(json.dumps({name: dict(grid_times=grid) for name, grid in grids.items()}))
+    (workdir / "readings.json").write_text(json.dumps({"loss": "Falls & stays above zero."}))
     return workdir

@@ -85,6 +85,11 @@ def test_pictures_and_charts_are_described(text):
     assert len(drawings) >= 8 and all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
 
 
+def test_a_curve_says_how_it_looks_when_all_is_well(text):
+    (caption,) = re.findall(r"<figcaption><b>Loss</b>(.*?)</figcaption>", text)
+    assert "Falls &amp; stays above zero." in caption and text.count("Falls &amp; stays") == 1
+
+
 def test_hostile_strings_stay_text(tmp_path):
     evil = "\"><script>alert('x')</script><img src=x onerror=y>"
     run = fake_run(tmp_path / "evil<b>&run")
