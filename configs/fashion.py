@@ -24,7 +24,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = defaults()
     config.name = "fashion" if options.network == "dit" else f"fashion_{options.network}"
     config.steps = 8_000
-    config.batch_size = 128
+    config.batch_size = 64
     config.steps_per_dispatch = 10
     config.data = dict(name="fashion_mnist")
     config.network = choose("network", options.network, NETWORKS)
