@@ -1,0 +1,119 @@
+r"""Policy gradients on the steps of a stochastic sampler: each step is an action whose density is known.
+
+A step draws x' from N(mean, std^2) (samplers/transition.py). With A the advantage of the sample that the steps led to and
+rho = p(x') / p_old(x') (Schulman et al. 2017, for denoising Black et al. 2023; for flows Liu et al. 2025),
+
+    loss = max(-A rho, -A clip(rho, 1 - eps, 1 + eps)),                                                            (1)
+
+whose gradient is -A grad log p on policy, where rho = 1. A step moves the mean by h c (v - v_ref) if the velocity moves by
+v - v_ref, so its divergence from a reference is known exactly,
+
+    KL = |mean - mean_ref|^2 / (2 std^2)    (summed, or averaged over the D elements).                             (2)
+
+The released Flow-GRPO code prints |mean - mean_ref|^2 / (2 g^2) with std^2 = g^2 h instead: (2) times h. A log-probability
+that is averaged over elements moves D times less than the density: clipping ranges and KL weights belong to one or the other.
+
+Advantages compare the rewards of one group, such as the samples of one caption:
+
+    A = (r - mean of the group) / (s + 1e-4),                                                                      (3)
+
+with s the standard deviation of the group, or of all. Where a group's rewards are equal there is nothing to learn.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from flowjax.choices import choose
+
+Metrics = dict[str, Float[Array, " b"]]
+SCOPES = ("group", "all")
+
+
+def clipped_loss(
+    log_ratio: Float[Array, " b"], advantage: Float[Array, " b"], clip: float
+) -> tuple[Float[Array, " b"], Metrics]:
+    """Equation (1).
+
+    Args:
+      log_ratio: log p(x') - log p_old(x'), through which the gradient flows.
+      advantage: of the sample.
+      clip: eps.
+
+    Returns:
+      The loss, and `ratio`, `clipped` (whether the gradient is cut off) and `divergence`, which estimates KL(p_old, p) as
+      rho - 1 - log rho, never below zero (Schulman 2020).
+    """
+    ratio = jnp.exp(log_ratio)
+    plain, held = -advantage * ratio, -advantage * jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+    metrics = dict(ratio=ratio, clipped=(held > plain).astype(ratio.dtype), divergence=ratio - 1.0 - log_ratio)
+    return jnp.maximum(plain, held), jax.lax.stop_gradient(metrics)
+
+
+class Advantages(NamedTuple):
+    """What `group_advantages` makes of rewards.
+
+    Attributes:
+      values: one for each reward.
+      flat: the share of groups whose rewards are all equal.
+    """
+
+    values: Float[np.ndarray, " n"]
+    flat: float
+
+
+def group_advantages(
+    rewards: Float[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    scope: str = "group",
+    limit: float = 5.0,
+    floor: float = 1e-4,
+) -> Advantages:
+    """Equation (3), on the host.
+
+    Args:
+      rewards: finite.
+      groups: to which group each belongs.
+      scope: of the standard deviation, 'group' or 'all'.
+      limit: between -limit and which advantages are kept.
+      floor: added to the standard deviation.
+    """
+    choose("scope of a standard deviation", scope, dict.fromkeys(SCOPES))
+    rewards = np.asarray(rewards, np.float64)
+    if not np.isfinite(rewards).all():
+        raise ValueError(f"{np.sum(~np.isfinite(rewards))} of {rewards.size} rewards are not finite numbers.")
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    mean = np.bincount(place, rewards) / sizes
+    centred = rewards - mean[place]
+    variance = np.bincount(place, centred**2) / sizes
+    spread = np.sqrt(variance)[place] if scope == "group" else rewards.std()
+    lowest, highest = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
+    np.minimum.at(lowest, place, rewards)
+    np.maximum.at(highest, place, rewards)
+    flat = lowest == highest
+    values = np.where(flat[place], 0.0, centred / np.where(flat[place], 1.0, spread + floor))
+    return Advantages(np.clip(values, -limit, limit).astype(np.float32), float(flat.mean()))
+
+
+def combined_rewards(
+    rewards: dict[str, Float[np.ndarray, " n"]], weights: dict[str, float], groups: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Several rewards as one: each in units of its own spread within groups, weighted (Xue et al. 2025).
+
+    Args:
+      rewards: name -> values.
+      weights: name -> weight.
+      groups: to which group each belongs.
+    """
+    if rewards.keys() != weights.keys():
+        raise ValueError(
+            f"There are rewards {sorted(rewards)} and weights {sorted(weights)}; they must have one set of names."
+        )
+    total = sum(abs(weight) for weight in weights.values())
+    if not total:
+        raise ValueError("All weights of rewards are zero, so nothing would be preferred.")
+    parts = (weights[name] * group_advantages(values, groups, limit=np.inf).values for name, values in rewards.items())
+    return sum(parts) / total
