@@ -39,10 +39,10 @@ def get_config(argument: str = "") -> ConfigDict:
     config.sample.count = 100
     config.evaluation = dict(count=2_000, batch_size=500)
     config.evaluators = dict(
-        frechet=dict(name="frechet"),
-        kid=dict(name="kid", subset_size=500),
-        precision_recall=dict(name="precision_recall"),
-        class_accuracy=dict(name="class_accuracy"),
+        frechet=dict(name="frechet", features="fashion_mnist"),
+        kid=dict(name="kid", features="fashion_mnist", subset_size=500),
+        precision_recall=dict(name="precision_recall", features="fashion_mnist"),
+        class_accuracy=dict(name="class_accuracy", features="fashion_mnist"),
     )
     if options.tiny:
         config.name += "_tiny"

@@ -25,6 +25,7 @@ from flowjax.data.sources import Source
 from flowjax.evaluation import coverage, distances, resampling
 from flowjax.evaluation.agreement import caption_agreement
 from flowjax.evaluation.captions import caption_accuracy
+from flowjax.evaluation.classifiers import RECIPES
 from flowjax.evaluation.features import Features
 from flowjax.evaluation.judging import (
     HIGHER_IS_BETTER,
@@ -242,7 +243,8 @@ def class_accuracy(source: Source, seed: int = 0, features: FeatureSpec = "auto"
     extractor = features_of(features, source)
     if extractor.classify is None:
         raise ValueError(
-            f"The evaluator 'class_accuracy' needs a classifier, and '{extractor.name}' is none. Use it with digits."
+            f"The evaluator 'class_accuracy' needs a classifier, and '{extractor.name}' is none. "
+            f"Set features to one of {', '.join(RECIPES)}."
         )
 
     def evaluate(samples: np.ndarray, conditions: Conditions) -> dict[str, float]:

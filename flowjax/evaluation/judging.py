@@ -1,5 +1,6 @@
 """What every evaluator shares: its type, the features it sees through, images as the data have them, real sets."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,13 +10,14 @@ from ml_collections import ConfigDict
 from flowjax.choices import build
 from flowjax.data.sources import Source
 from flowjax.evaluation import image_features
-from flowjax.evaluation.features import Features, digits_classifier, identity
+from flowjax.evaluation.classifiers import RECIPES, classifier
+from flowjax.evaluation.features import Features, identity
 from flowjax.shapes.requirements import VERDICTS
 from flowjax.shapes.vocabulary import MOST_OBJECTS
 
 FEATURES = {
     "identity": identity,
-    "digits": digits_classifier,
+    **{name: functools.partial(classifier, name) for name in RECIPES},
     "efficientnet_lite0": image_features.efficientnet_lite0,
     "inception_v3": image_features.inception_v3,
 }
