@@ -287,6 +287,7 @@ class DataSpec:
     Attributes:
       shape: the shape of one example, without the batch.
       num_classes: the number of labels, or None when there are none.
+      class_weights: how common each label is, adding up to one; () where all are alike.
       std: the standard deviation of the data, for preconditioning.
       text_length: the number of tokens of a caption, or 0 when there are no captions. A batch holds either
         `tokens` int[b, text_length], ids below `vocabulary` with 0 for padding, to be encoded by the model, or
@@ -316,6 +317,7 @@ class DataSpec:
     shapes: tuple[tuple[int, ...], ...] = ()
     visible_shape: tuple[int, ...] = ()
     visible_multiple: int = 1
+    class_weights: tuple[float, ...] = ()
 
     @property
     def masked(self) -> bool:
@@ -328,6 +330,15 @@ class DataSpec:
         return (*self.visible_shape, self.shape[-1]) if self.masked else tuple(self.shape)
 
     def __post_init__(self):
+        if self.class_weights and (
+            len(self.class_weights) != self.num_classes
+            or min(self.class_weights) <= 0
+            or abs(sum(self.class_weights) - 1) > 1e-6
+        ):
+            raise ValueError(
+                f"The data spec has class_weights={self.class_weights} for num_classes={self.num_classes}; expected a positive "
+                "share for each class, adding up to one, or () where all are alike."
+            )
         if self.masked:
             sides = (*self.visible_shape, *self.shape[:2])
             fits = len(self.shape) == 3 and len(sides) == 4 and sides[0] <= sides[2] and sides[1] <= sides[3]

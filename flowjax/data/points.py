@@ -12,11 +12,12 @@ from flowjax.data.sources import PointSource
 from flowjax.paths.oracles import ring, ring_modes
 
 
-def _source(draw, num_classes: int, labels: bool, oracle=None) -> PointSource:
+def _source(draw, num_classes: int, labels: bool, oracle=None, weights=()) -> PointSource:
     """Measures the standard deviation of a coordinate on 2^16 points of a fixed seed."""
     points, _ = draw(draws.row_uniforms(0, draws.MEASURE, 0, 0, 2**16))
     std = float(np.sqrt(points.var(axis=0).mean()))
-    return PointSource(draw, DataSpec((2,), num_classes if labels else None, std), oracle)
+    weights = tuple(map(float, weights)) if labels else ()
+    return PointSource(draw, DataSpec((2,), num_classes if labels else None, std, class_weights=weights), oracle)
 
 
 def mixture(
@@ -30,7 +31,7 @@ def mixture(
         mode = np.searchsorted(edges, u[:, 0], side="right")
         return means[mode] + std * draws.normal_pairs(u[:, 1], u[:, 2]), mode
 
-    return _source(draw, modes, labels, ring(modes, radius, std, weights))
+    return _source(draw, modes, labels, ring(modes, radius, std, weights), () if weights == "even" else shares)
 
 
 def moons(noise: float = 0.1, labels: bool = False) -> PointSource:

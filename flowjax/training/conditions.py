@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from flowjax.config import ConfigError
+from flowjax.contract import DataSpec
 from flowjax.data.tokenizers import strictly
 from flowjax.training.run import Run
 
@@ -22,7 +24,8 @@ def drawn_under(run: Run, sampler: str, count: int, split: str = "test") -> Cond
     """The conditions of `count` measured samples.
 
     A sampler that reads real examples gets those of the split. Captions are of its examples too, the same ones each time
-    for a seed, and repeated from the first where there are fewer; so are sizes. Labels come with them, or else in turn.
+    for a seed, and repeated from the first where there are fewer; so are sizes. Labels come with them, or else in turn,
+    each as often as it is common in the data.
     """
     reads = run.method.samplers[sampler].reads
     if reads:
@@ -30,7 +33,18 @@ def drawn_under(run: Run, sampler: str, count: int, split: str = "test") -> Cond
     spec = run.source.spec
     if spec.text_length or spec.masked:
         return _filling(run, sampler, _described(run, count, split))
-    return {} if spec.num_classes is None else {"label": (np.arange(count) % spec.num_classes).astype(np.int32)}
+    return {} if spec.num_classes is None else {"label": labels_in_turn(count, spec)}
+
+
+def labels_in_turn(count: int, spec: DataSpec) -> Int[np.ndarray, " n"]:
+    """0, 1, ... again and again; where some are more common than others, each comes as often as that, evenly spread."""
+    weights = np.asarray(spec.class_weights or [1 / spec.num_classes] * spec.num_classes)
+    quotas = np.floor(count * weights + 1e-9).astype(int)
+    left = count - quotas.sum()
+    # What is left goes to those who lack most; of equals to the first.
+    quotas[np.argsort(quotas - count * weights, kind="stable")[:left]] += 1
+    turns = [(turn / (count * weight), label) for label, weight in enumerate(weights) for turn in range(quotas[label])]
+    return np.array([label for _, label in sorted(turns)], np.int32)
 
 
 def pictured_under(run: Run, sampler: str, count: int) -> Conditions:

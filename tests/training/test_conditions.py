@@ -9,9 +9,10 @@ from toys import toy_config
 
 from flowjax.config import ConfigError
 from flowjax.contract import DataSpec
+from flowjax.data.points import mixture
 from flowjax.data.sources import ArraySource
 from flowjax.data.tokenizers import make_tokenizer
-from flowjax.training.conditions import captions_of, drawn_under, pictured_under, prompted
+from flowjax.training.conditions import captions_of, drawn_under, labels_in_turn, pictured_under, prompted
 from flowjax.training.run import Run
 from flowjax.training.sampling import sample_picture
 
@@ -58,8 +59,23 @@ def test_without_captions_classes_come_in_turn():
     plain = ArraySource(arrays, arrays, DataSpec((4, 4, 1), 2))
     np.testing.assert_array_equal(drawn_under(run(plain), "default", 3)["label"], [0, 1, 0])
     assert captions_of(plain, drawn_under(run(plain), "default", 3)) is None
+    for count in (7, 12, 96):
+        np.testing.assert_array_equal(labels_in_turn(count, DataSpec((2,), 3)), np.arange(count) % 3)
     unlabelled = dataclasses.replace(plain, spec=DataSpec((4, 4, 1)))
     assert drawn_under(run(unlabelled), "default", 3) == {}
+
+
+def test_labels_are_drawn_as_often_as_they_are_common():
+    spec = mixture(weights="uneven", labels=True).spec
+    np.testing.assert_allclose(spec.class_weights, np.arange(1, 9) / 36)
+    labels = labels_in_turn(3_600, spec)
+    np.testing.assert_array_equal(np.bincount(labels), np.arange(1, 9) * 100)
+    np.testing.assert_allclose(np.bincount(labels[:360]), np.arange(1, 9) * 10, atol=1)  # and evenly spread
+    assert np.bincount(labels_in_turn(10, spec), minlength=8).sum() == 10
+    assert mixture(labels=True).spec.class_weights == mixture(weights="uneven").spec.class_weights == ()
+    for wrong in ((0.5, 0.5), (0.5, 0.6, 0.1), (1.0, 0.0, 0.0)):
+        with pytest.raises(ValueError, match="expected a positive share for each class"):
+            DataSpec((2,), 3, class_weights=wrong)
 
 
 def test_prompts_stand_side_by_side_with_the_label_left_open():
