@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
-from flowjax.config import load
+from flowjax.config import load, load_module
 from flowjax.evaluation import tables
+from flowjax.evaluation.receipts import read_receipts
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))) if page.exists()]
@@ -89,6 +90,20 @@ def test_students_are_trained_on_seeds_in_two_precisions(tmp_path):
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["precision"], r["seed"]): r["value"] for r in receipts if r["metric"] == "sliced_w2_ratio"}
     assert len(values) == len(set(values.values())) == 6 and min(values.values()) > 0
+
+
+def test_every_published_student_is_near_the_truth_in_one_step():
+    receipts = read_receipts(ROOT / "experiments" / "distillation" / "receipts")
+    ratio = {
+        (r["weights"], r["method"]): r["value"]
+        for r in receipts
+        if (r["part"], r["metric"], r["steps"]) == ("oracle", "sliced_w2_ratio", 1)
+    }
+    students = {name for _, name in ratio} - {"teacher"}
+    assert students == set(load_module("configs/distillation.py").STUDENTS) - {"perflow"}  # which takes four
+    for weights in ("even", "uneven"):
+        bound = min(3.0, ratio[weights, "teacher"] / 5)
+        assert all(ratio[weights, name] < bound for name in students)
 
 
 def test_students_and_their_teacher_are_measured(tmp_path):
