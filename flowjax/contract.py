@@ -30,9 +30,11 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #                    (DataSpec.visible_shape): a condition, and what losses count and samplers draw
 #   features [b, h, w, c]  an encoder's features of the examples, where a source brings them (DataSpec.feature_shape)
 #   step   [b]       updates done so far, put there by the update itself: for losses that change as training goes on
+#   rollout_...      what a rollout leaves for its loss (Collect), and no condition either
 #   any other name (label, text, size, ...) is a condition that the network may read.
 Batch = Mapping[str, Array | np.ndarray]
 RESERVED = ("data", "noise", "mask", "row", "features", "step")
+ROLLOUT = "rollout_"  # what such names begin with
 Metrics = Mapping[str, Array]  # name -> one value per example, or one value; `t` feeds the loss-by-time curve
 LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, " b"], Metrics]]
 Rate = Callable[[Int[Array, ""]], Float[Array, ""]]
@@ -124,7 +126,7 @@ class Collect:
     before it; then the batches of the next `every` steps are made of all of them.
 
     Attributes:
-      rollout: (params, batch, key) -> arrays whose first axis is joined over the chunks; compiled.
+      rollout: (params, batch, key) -> arrays whose first axis is joined over the chunks; compiled. The batch has a `step`.
       batches: (rollout arrays, scores, step) -> the batches of the next `every` steps, each with the reserved names.
       every: how many steps one collection feeds.
       score: rollout arrays of a chunk as NumPy -> scores, a tree of NumPy arrays joined likewise. A JAX reward belongs

@@ -11,6 +11,7 @@ from flowjax.methods.flow_matching import flow_matching
 from flowjax.methods.mean_flow import mean_flow
 from flowjax.methods.moment_matching import moment_matching
 from flowjax.methods.perflow import perflow
+from flowjax.methods.policy_gradient import PRESETS as POLICY_GRADIENTS
 from flowjax.methods.progressive import progressive
 from flowjax.methods.reflow import reflow
 from flowjax.methods.shortcut import shortcut
@@ -35,4 +36,5 @@ METHODS = {
     "moment_matching": moment_matching,
     "shortcut": shortcut,
     "trajectory_consistency": trajectory_consistency,
+    **POLICY_GRADIENTS,
 }

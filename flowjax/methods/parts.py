@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from flowjax.arrays import example_keys, keep_visible, uniform_rows
 from flowjax.choices import Spec, build
 from flowjax.config import defaults
-from flowjax.contract import RESERVED, Batch, DataSpec, Rate, Role, Sampler, Track
+from flowjax.contract import RESERVED, ROLLOUT, Batch, DataSpec, Rate, Role, Sampler, Track
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.models import NETWORKS
 from flowjax.models.ema import EMAS
@@ -227,7 +227,7 @@ def joined(roles: Mapping[str, Role], *more: Mapping[str, Role]) -> dict[str, Ro
 
 def conditions_of(batch: Batch) -> Conditions:
     """What of a batch is a condition."""
-    return {name: array for name, array in batch.items() if name not in RESERVED}
+    return {name: array for name, array in batch.items() if name not in RESERVED and not name.startswith(ROLLOUT)}
 
 
 def check_shares(**shares: float) -> None:

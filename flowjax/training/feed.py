@@ -105,6 +105,7 @@ class CollectFeed(_Fetching):
     def _roll_out(self, state: State, step: int) -> list[Batch]:
         collect = self._collect
         batch = {name: value[0] for name, value in self._fetch(1).items()}
+        batch["step"] = np.full(len(batch["row"]), step, np.int32)
         chunks = [
             {name: part[index] for name, part in _cut(batch, collect.chunks).items()} for index in range(collect.chunks)
         ]

@@ -1,0 +1,264 @@
+r"""Policy gradients for flows: samples are drawn, judged, and their steps made more or less likely (losses/policy.py).
+
+A period of `updates` steps begins with a rollout: `batch_size` samples in groups of `group_size` that share their conditions,
+drawn by a stochastic sampler with the student's parameters of that moment; rewards; advantages within groups. Each update then
+takes its share of the samples with all their steps:
+
+    loss = mean over steps [ max(-A rho, -A clip(rho)) + divergence_weight * KL(step, the reference's step) ]
+
+The presets differ in the sampler and in what is compared (Liu et al. 2025; Xue et al. 2025; Li et al. 2025):
+
+| method     | sampler      | noise of a group | judged           | steps learnt from            | deviation of advantages |
+| flow_grpo  | `flow_grpo`  | each its own     | samples          | all that are drawn           | of all samples          |
+| dance_grpo | `dance_grpo` | shared           | clean prediction | a random share of 60%        | of the group            |
+| mix_grpo   | `flow_grpo`  | shared           | samples          | a window that moves to data  | of the group            |
+
+The student starts from `config.restore.student`, or is an adapter on it. The reference is what the student was at the start: a
+frozen copy, which costs nothing where the student is an adapter.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+from flowjax.arrays import example_keys
+from flowjax.choices import Spec, choose
+from flowjax.contract import Batch, CheckResult, Collect, DataSpec, Method, Metrics, Params, Phase, Role
+from flowjax.losses.policy import SCOPES, clipped_loss, group_advantages
+from flowjax.methods.parts import (
+    average_roles,
+    check_shares,
+    conditions_of,
+    joined,
+    make_samplers,
+    make_setting,
+    refuse_unread,
+    student_role,
+)
+from flowjax.rewards import REWARDS, make_rewards
+from flowjax.samplers.build import make_branches, make_field, make_parts, split_keys
+from flowjax.samplers.rollouts import actions, roll_out, step_divergences, step_log_probs, step_transitions
+from flowjax.samplers.transition import REDUCTIONS
+
+STUDENT, REFERENCE = "student", "reference"
+JUDGED = ("samples", "clean")
+DIVERGENCES = ("exact", "published")
+READINGS = {
+    "ratio": "How likely the steps are against when they were drawn: 1 in the first update of a period, and near it in others.",
+    "clipped": "The share of steps that have gone far enough. Near one nothing is learnt: fewer updates, or a wider clip.",
+    "moved": "The divergence from the policy that drew the samples: zero in the first update of a period, small in others.",
+    "divergence": "From the reference, per step. It grows with the reward; growing without it is drift.",
+    "collect/flat": "The share of groups whose samples are all worth the same: they teach nothing.",
+    "collect/spread": "The mean distance of samples of a group. It falls with the divergence; to zero, and they are all alike.",
+}
+
+
+def policy_gradient(
+    config: ConfigDict,
+    data: DataSpec,
+    rewards: Mapping[str, Spec],
+    rollout: Spec,
+    prediction: str = "velocity",
+    group_size: int = 8,
+    updates: int = 1,
+    clip: float = 1e-4,
+    log_prob: str = "mean",
+    divergence_weight: float = 0.0,
+    divergence: str = "exact",
+    shared_noise: bool = False,
+    judged: str = "samples",
+    share: float = 1.0,
+    window: int = 0,
+    window_every: int = 25,
+    window_stride: int = 1,
+    advantage_scope: str = "group",
+    advantage_limit: float = 5.0,
+) -> Method:
+    """Tunes a flow by the rewards of its own samples.
+
+    Args:
+      config: path, noise, network, preconditioning, optimizer, ema, samplers, restore.
+      data: shape and conditions; a batch lends its conditions to the rollout.
+      rewards: name -> spec of flowjax.rewards with a weight.
+      rollout: spec of a stochastic sampler (samplers/build.py): steps, grid, guidance and its own options.
+      prediction: what the network outputs.
+      group_size: samples that are compared with one another; divides batch_size.
+      updates: of the parameters with one rollout; divides the number of groups.
+      clip: how far the probability of a step may move from the rollout's.
+      log_prob: over the elements of a sample, 'mean' or 'sum': clip and divergence_weight are stated for one of them.
+      divergence_weight: of the divergence from the reference.
+      divergence: 'exact', or 'published': times the length of the step, as the released Flow-GRPO code has it.
+      shared_noise: start all samples of a group from one noise.
+      judged: 'samples', or 'clean' for the estimate of the data at the last evaluation.
+      share: of the steps, drawn for each sample anew, that are learnt from.
+      window: how many steps in turn are drawn and learnt from, the others being Euler's; 0 for all.
+      window_every: after so many rollouts the window moves.
+      window_stride: by so many steps towards the data, and from the last place back to the first.
+      advantage_scope: of the standard deviation in an advantage, 'group' or 'all'.
+      advantage_limit: between minus this and this advantages are kept.
+    """
+    refuse_unread(config, ["time", "weight"], config.method.name)
+    for what, value, known in (
+        ("log_prob", log_prob, REDUCTIONS),
+        ("divergence", divergence, dict.fromkeys(DIVERGENCES)),
+        ("judged", judged, dict.fromkeys(JUDGED)),
+        ("advantage_scope", advantage_scope, dict.fromkeys(SCOPES)),
+    ):
+        choose(f"method.{what}", value, known)
+    check_shares(share=share)
+    size = config.batch_size
+    if group_size < 2 or updates < 1 or size % (group_size * updates):
+        raise ValueError(
+            f"batch_size={size} samples in groups of method.group_size={group_size} for method.updates={updates} updates: "
+            f"each takes whole groups of two or more. Use a multiple of {max(group_size, 2) * max(updates, 1)}."
+        )
+    if clip <= 0 or divergence_weight < 0 or advantage_limit <= 0 or not share:
+        raise ValueError(
+            f"method.clip={clip}, divergence_weight={divergence_weight}, advantage_limit={advantage_limit}, share={share}: "
+            "expected positive numbers, and a weight of at least 0."
+        )
+    setting = make_setting(config, data, prediction)
+    parts = make_parts({**dict(rollout), "role": STUDENT}, prediction, setting.path, setting.shape, setting.seen_shape)
+    stepper, grid = parts.stepper, parts.grid
+    if getattr(stepper, "transition", None) is None:
+        raise ValueError(
+            f"method.rollout names '{rollout['name']}', which draws nothing. Use 'flow_grpo' or 'dance_grpo'."
+        )
+    drawn = actions(stepper, grid)
+    kept = window or drawn
+    if not 1 <= kept <= drawn or window_every < 1 or window_stride < 1:
+        raise ValueError(
+            f"method.window={window} of {drawn} drawn steps, window_every={window_every}, window_stride={window_stride}: "
+            "expected a window within them, and positive numbers."
+        )
+    judge = make_rewards(rewards, REWARDS)
+    if parts.guidance.needs is not None and not setting.network.droppable:
+        raise ValueError("method.rollout is guided, and the network has no condition to drop. Leave its guidance out.")
+    network = setting.network
+    null = lambda cond: network.drop(cond, jnp.ones(len(next(iter(cond.values()))), bool))
+
+    def field_of(params: Params, role: str, cond: Mapping[str, Array]):
+        params = {**params, STUDENT: params[role]}
+        branches = make_branches(parts, null, network.prepare, params, cond)
+        return make_field(parts, network.apply, prediction, setting.path, params, branches)
+
+    def first_step(step: Int[Array, ""]) -> Int[Array, ""]:
+        """Where the window stands in the rollout that an update learns from."""
+        moves = (step // updates) // window_every
+        return (moves * window_stride) % (drawn - kept + 1)
+
+    def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict[str, Any]:
+        row = batch["row"]
+        leader = jnp.arange(len(row)) // group_size * group_size
+        cond = {name: array[leader] for name, array in conditions_of(batch).items()}
+        noise_keys, _ = split_keys(example_keys(key, row[leader] if shared_noise else row))
+        _, step_keys = split_keys(example_keys(key, row))
+        x = setting.path.sigma(jnp.asarray(grid[0], jnp.float32)) * setting.noise.sample(noise_keys, setting.shape)
+        moving = (first_step(batch["step"][0]), kept) if window else None
+        made = roll_out(stepper, field_of(params, STUDENT, cond), grid, x, step_keys, moving, log_prob)
+        worth = judge.values(params, made.samples if judged == "samples" else made.clean, cond)
+        arrays = dict(data=made.samples, rollout_x=made.x, rollout_x_next=made.x_next, rollout_log_prob=made.log_prob)
+        return {"batch": {**arrays, **cond, "row": row}, "rewards": worth}
+
+    def judged_batches(made: Mapping[str, Any], scores: Any, step: int) -> list[dict[str, np.ndarray]]:
+        arrays = made["batch"]
+        groups = np.arange(size) // group_size
+        found = group_advantages(judge.total(made["rewards"], groups), groups, advantage_scope, advantage_limit)
+        # Groups that teach nothing are left out, unless there is no other.
+        mask = (found.values != 0) if found.values.any() else np.ones(size, bool)
+        whole = {**arrays, "rollout_advantage": found.values, "mask": mask.astype(np.float32)}
+        return [{name: part[index] for name, part in whole.items()} for index in np.split(np.arange(size), updates)]
+
+    def figures(made: Mapping[str, Any], scores: Any) -> dict[str, float]:
+        groups = np.arange(size) // group_size
+        found = group_advantages(judge.total(made["rewards"], groups), groups, advantage_scope, advantage_limit)
+        samples = np.reshape(made["batch"]["data"], (-1, group_size, np.prod(setting.shape)))
+        values = {f"reward_{name}": float(np.mean(value)) for name, value in made["rewards"].items()}
+        return {**values, "flat": found.flat, "spread": spread(samples)}
+
+    def steps_of(params: Params, role: str, batch: Batch):
+        field = field_of(params, role, conditions_of(batch))
+        first = first_step(batch["step"][0]) if window else 0
+        return step_transitions(stepper, field, grid, batch["rollout_x"], first), first
+
+    def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
+        own, first = steps_of(params, STUDENT, batch)
+        held, _ = steps_of(params, REFERENCE, batch)
+        log_ratio = step_log_probs(own, batch["rollout_x_next"], log_prob) - batch["rollout_log_prob"]
+        repeated = jnp.broadcast_to(batch["rollout_advantage"][:, None], log_ratio.shape)
+        value, metrics = jax.vmap(functools.partial(clipped_loss, clip=clip))(log_ratio, repeated)
+        away = step_divergences(own, held, log_prob)
+        lengths = jax.lax.dynamic_slice_in_dim(jnp.asarray(np.diff(grid), away.dtype), first, kept)
+        term = away * lengths if divergence == "published" else away
+        chosen = _chosen(share, example_keys(key, batch["row"]), kept)
+        mean = lambda array: jnp.sum(array * chosen, axis=1) / jnp.sum(chosen, axis=1)
+        named = {
+            "ratio": metrics["ratio"],
+            "clipped": metrics["clipped"],
+            "moved": metrics["divergence"],
+            "divergence": away,
+        }
+        return mean(value + divergence_weight * term), {name: mean(array) for name, array in named.items()}
+
+    def ratio_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
+        own, _ = steps_of(params, STUDENT, batch)
+        log_ratio = step_log_probs(own, batch["rollout_x_next"], log_prob) - batch["rollout_log_prob"]
+        worst = float(jnp.max(jnp.abs(jnp.expm1(log_ratio))))
+        return CheckResult(
+            "ratio before the first update",
+            worst < clip,
+            f"the probability of a step differs from its rollout's by at most {worst:.1e}; it is clipped at {clip:.1e}",
+            "The rollout and the loss do not compute the same: use precision='float32', log_prob='mean', or a wider clip.",
+        )
+
+    collect = Collect(make_samples, judged_batches, updates, metrics=figures)
+    return Method(
+        roles=joined(
+            {STUDENT: student_role(config, network), REFERENCE: Role(copy_of=STUDENT)},
+            judge.roles,
+            average_roles(config),
+        ),
+        phases={"policy": Phase(loss, trains=(STUDENT,))},
+        samplers=make_samplers(config, setting),
+        collect=collect,
+        checks={"ratio": ratio_check},
+        readings=READINGS,
+    )
+
+
+def spread(samples: Float[np.ndarray, "g n d"]) -> float:
+    """The mean distance of two samples of a group, per root of an element."""
+    away = np.linalg.norm(samples[:, :, None] - samples[:, None], axis=-1) / np.sqrt(samples.shape[-1])
+    count = samples.shape[1]
+    return float(away.sum(axis=(1, 2)).mean() / (count * (count - 1)))
+
+
+def _chosen(share: float, keys: Key[Array, " b"], steps: int) -> Float[Array, "b k"]:
+    """1 for the steps of each sample that are learnt from: a share of them, drawn without repetition."""
+    if share == 1:
+        return jnp.ones((len(keys), steps), jnp.float32)
+    order = jax.vmap(lambda key: jax.random.permutation(key, steps))(keys)
+    return (order < max(1, round(share * steps))).astype(jnp.float32)
+
+
+def preset(**defaults: Any) -> Callable[..., Method]:
+    """The method with other defaults, by a name of its own."""
+
+    @functools.wraps(policy_gradient)
+    def method(config: ConfigDict, data: DataSpec, **options: Any) -> Method:
+        return policy_gradient(config, data, **{**defaults, **options})
+
+    return method
+
+
+PRESETS = {
+    "flow_grpo": preset(advantage_scope="all"),
+    "dance_grpo": preset(shared_noise=True, judged="clean", share=0.6),
+    "mix_grpo": preset(shared_noise=True, window=4),
+}

@@ -1,0 +1,209 @@
+"""Policy gradients of flows end at the optimum that is known, learn from the steps they say, and refuse what cannot be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import toy_config
+
+from flowjax.choices import build
+from flowjax.config import ConfigDict
+from flowjax.contract import DataSpec
+from flowjax.methods import METHODS
+from flowjax.methods.policy_gradient import spread
+from flowjax.models import NETWORKS
+from flowjax.models.network import Network
+from flowjax.paths.oracles import gaussian
+from flowjax.paths.path import linear_path
+from flowjax.training.executors import JitExecutor
+from flowjax.training.feed import make_feed
+from flowjax.training.update import with_step
+
+STD, SIZE, GROUP, STEPS = 0.5, 512, 32, 8
+RIGHT = dict(right=dict(name="linear", direction=(1.0,)))
+
+
+def exact(data, **_):
+    """The exact velocity of a Gaussian on the line; its mean is all there is to learn."""
+
+    def apply(tree, x, t, cond, *, s=None, keys=None):
+        return gaussian(0.0, STD).prediction(linear_path(), "velocity", x - t[:, None] * tree["mean"], t) + tree["mean"]
+
+    return Network(lambda key: {"mean": jnp.ones(1)}, apply, lambda cond, dropped: cond)
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "exact", exact)
+
+
+def made(name="flow_grpo", sampler=None, changes=None, **options):
+    config = ConfigDict(toy_config().to_dict())
+    config.batch_size, config.network = SIZE, dict(name="exact")
+    config.optimizer = dict(name="sgd", learning_rate=0.5, decay="constant", warmup_steps=0)
+    config.samplers = dict(default=dict(name="euler", steps=2, role="ema"))
+    config.update(changes or {})
+    rollout = {"name": "dance_grpo" if name == "dance_grpo" else "flow_grpo", "steps": STEPS, **(sampler or {})}
+    options = dict(name=name, rewards=RIGHT, rollout=rollout, group_size=GROUP, clip=0.2, log_prob="sum") | options
+    method = build("method", options, METHODS, config=config, data=DataSpec((1,)))
+    return method, JitExecutor(method, config)
+
+
+class Rows:
+    """An iterator whose batches say how many samples are wanted, and no more."""
+
+    def stack_batches(self, count):
+        return {
+            "data": np.zeros((count, SIZE, 1), np.float32),
+            "row": np.tile(np.arange(SIZE, dtype=np.int32), (count, 1)),
+        }
+
+    def get_state(self):
+        return {}
+
+
+def first_batch(method, executor, step=0):
+    feed = make_feed(Rows(), method, executor)
+    state = executor.start()
+    batch = {name: jnp.asarray(value[0]) for name, value in feed.take(state, step, 1).items()}
+    return with_step(batch, step), state.params, feed
+
+
+def chain(a):
+    """Of the discretised SDE: how far a shift of the mean moves a sample, what it costs in divergence, and the spread.
+
+    The last step has no noise, so no likelihood of it depends on the mean: what it adds is not learnt from.
+    """
+    times, variance, gain, cost = np.linspace(0, 1, STEPS + 1), 1.0, 0.0, 0.0
+    for t, t_next in zip(times[:-1], times[1:]):
+        h, divisor = t_next - t, t or times[1]
+        noise = a**2 * (1 - t) / divisor  # g^2
+        c = (t * STD**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * STD**2)  # v = c x + (1 - t c) m
+        factor = 1 + h * c + h * noise / 2 * (t * c - 1) / (1 - t)
+        pull = h * (1 - t * c) * (1 + noise / 2 * t / (1 - t))
+        last = t_next == 1
+        cost += 0.0 if last else pull**2 / (noise * h)
+        gain, variance = factor * gain + (0.0 if last else pull), factor**2 * variance + (0.0 if last else noise * h)
+    return gain, cost, np.sqrt(variance)
+
+
+@pytest.mark.parametrize("a", [0.7, 1.2])
+def test_the_optimum_is_where_reward_and_divergence_balance(a):
+    """Moving the mean by d is worth gain d / std and costs weight cost d^2 / 2: the best d is gain / (std weight cost)."""
+    gain, cost, std = chain(a)
+    weight = 1.0
+    best = gain / (std * weight * cost)
+    method, executor = made(sampler=dict(a=a), divergence_weight=weight)
+    feed, state, found = make_feed(Rows(), method, executor), executor.start(), []
+    for step in range(150):
+        state, metrics = executor.run(state, feed.take(state, step, 1), method.due(step), 1)
+        found.append(float(state.params["student"]["mean"][0]) - 1)
+    assert float(metrics["healthy"][0]) == 1
+    # The spread of seeds of the mean over the last hundred updates is below two hundredths of a standard deviation.
+    assert np.mean(found[50:]) == pytest.approx(best, rel=0.06)
+    assert state.params["reference"]["mean"] == 1
+    np.testing.assert_allclose(metrics["divergence"][0], cost * best**2 / 2 / (STEPS - 1), rtol=0.25)
+    assert feed.metrics["reward_right"] == pytest.approx(1 + best, abs=0.15) and feed.metrics["flat"] == 0
+
+
+def test_before_the_first_update_the_ratio_is_one_and_later_it_is_not():
+    method, executor = made(updates=4)
+    batch, params, _ = first_batch(method, executor)
+    assert batch["data"].shape == (SIZE // 4, 1) and method.checks["ratio"](params, batch, jax.random.key(0)).passed
+    value, metrics = method.phases["policy"].loss(params, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics["ratio"], 1, atol=1e-4)
+    np.testing.assert_allclose(value, -batch["rollout_advantage"], atol=1e-4)
+    moved = {**params, "student": {"mean": params["student"]["mean"] + 0.3}}
+    assert not method.checks["ratio"](moved, batch, jax.random.key(0)).passed
+    assert (method.phases["policy"].loss(moved, batch, jax.random.key(0))[1]["divergence"] > 0).all()
+
+
+def test_the_published_divergence_is_that_of_a_step_times_its_length():
+    values = {}
+    for kind in ("exact", "published"):
+        method, executor = made(divergence=kind, divergence_weight=1.0)
+        batch, params, _ = first_batch(method, executor)
+        moved = {**params, "student": {"mean": params["student"]["mean"] + 0.5}}
+        with_it, without = (m.phases["policy"].loss(moved, batch, jax.random.key(0))[0] for m in (method, made()[0]))
+        values[kind] = with_it - without
+    np.testing.assert_allclose(values["published"], values["exact"] / STEPS, rtol=1e-2)
+
+
+def test_groups_share_their_noise_where_that_is_asked_for_and_the_clean_prediction_is_judged():
+    for name, shared in (("flow_grpo", False), ("dance_grpo", True)):
+        method, executor = made(name)
+        starts = np.asarray(first_batch(method, executor)[0]["rollout_x"])[:, 0].reshape(-1, GROUP)
+        assert (np.ptp(starts, axis=1) == 0).all() == shared and np.ptp(starts) > 0.5
+    state = executor.start()
+    made_of = method.collect.rollout(state.params, first_of_rows(), jax.random.key(0))
+    clean = np.asarray(made_of["rewards"]["right"])
+    assert np.abs(clean - np.asarray(made_of["batch"]["data"])[:, 0]).max() > 0  # the last step is not the prediction
+
+
+def first_of_rows():
+    return {
+        **{name: jnp.asarray(value[0]) for name, value in Rows().stack_batches(1).items()},
+        "step": jnp.zeros(SIZE, int),
+    }
+
+
+def test_a_share_of_the_steps_is_another_one_for_each_sample():
+    method, executor = made(share=0.5)
+    batch, params, _ = first_batch(method, executor)
+    loss = lambda x: method.phases["policy"].loss(params, {**batch, "rollout_log_prob": x}, jax.random.key(3))[0].sum()
+    slope = np.asarray(jax.grad(loss)(batch["rollout_log_prob"]))
+    assert ((slope != 0).sum(axis=1) == round(0.5 * (STEPS - 1))).all()
+    assert (slope != 0).mean(axis=0).min() > 0.3 and len(np.unique(slope != 0, axis=0)) > 20
+
+
+def test_the_window_moves_towards_the_data_and_back_and_a_whole_one_is_none():
+    method, executor = made("mix_grpo", window=3, window_every=2, window_stride=2, shared_noise=False)
+    for step, first in ((0, 0), (1, 0), (2, 2), (4, 4), (6, 1), (8, 3)):
+        batch, params, _ = first_batch(method, executor, step)
+        assert batch["rollout_x"].shape == (SIZE, 3, 1)
+        _, metrics = method.phases["policy"].loss(params, batch, jax.random.key(0))
+        np.testing.assert_allclose(metrics["ratio"], 1, atol=1e-4)  # scored at the times at which it was drawn
+        path = np.linspace(0, 1, STEPS + 1)
+        # Points of the exact flow from unit noise have this spread where the window begins.
+        spread_there = np.sqrt((1 - path[first]) ** 2 + path[first] ** 2 * STD**2)
+        assert np.std(batch["rollout_x"][:, 0]) == pytest.approx(spread_there, rel=0.15)
+    whole, _ = first_batch(*made("mix_grpo", window=STEPS - 1, shared_noise=False, advantage_scope="all"))[:2]
+    plain, _ = first_batch(*made())[:2]
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), whole, plain)
+
+
+def test_groups_that_teach_nothing_are_left_out():
+    method, _ = made()
+    rewards = np.random.default_rng(0).normal(size=SIZE)
+    rewards[:GROUP] = 2.0
+    arrays = {"data": np.zeros((SIZE, 1), np.float32), "row": np.arange(SIZE)}
+    (batch,) = method.collect.batches({"batch": arrays, "rewards": {"right": rewards}}, None, 0)
+    assert batch["mask"].sum() == SIZE - GROUP and not batch["mask"][:GROUP].any()
+    (batch,) = method.collect.batches({"batch": arrays, "rewards": {"right": np.ones(SIZE)}}, None, 0)
+    assert batch["mask"].all() and not batch["rollout_advantage"].any()
+
+
+def test_the_spread_of_groups_by_hand():
+    samples = np.array([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]])
+    assert spread(samples) == pytest.approx(5 / np.sqrt(2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(group_size=1), "whole groups of two or more"),
+        (dict(updates=3), "Use a multiple of 96"),
+        (dict(clip=0.0), "expected positive numbers"),
+        (dict(log_prob="men"), "Did you mean 'mean'"),
+        (dict(window=9), "method.window=9 of 7 drawn steps"),
+        (dict(rewards={}), "method.rewards is empty"),
+        (dict(rewards=dict(a=dict(name="liner"))), "Did you mean 'linear'"),
+        (dict(rewards=dict(a=dict(name="linear", weight=0.0))), "other than zero"),
+        (dict(rewards=dict(a=dict(name="quadratic", curvature=0.0))), "expected a positive number"),
+        (dict(sampler=dict(name="heun")), "which draws nothing"),
+        (dict(sampler=dict(guidance=dict(name="cfg", scale=2.0))), "no condition to drop"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        made(**options)
