@@ -19,9 +19,8 @@ learn from the data alone, and are guided while they sample, by a second evaluat
 from flowjax import sweep as hyper
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
-from flowjax.methods.finished import config_of_run, reference_of_run
+from flowjax.methods.finished import adopt, reference_of_run
 
-TAKEN = ("data", "text", "network", "path", "noise", "preconditioning", "precision", "evaluation", "evaluators")
 # Samplers, and how many steps each is asked for.
 EULER = dict(name="euler", grid=dict(name="uniform"), role="ema")
 JUMPS = dict(name="flow_map", grid=dict(name="uniform"), role="ema")
@@ -132,23 +131,17 @@ def get_config(argument: str = "") -> ConfigDict:
     if not options.teacher:
         raise ValueError("Which run is the teacher? Give --config=configs/students.py:teacher=RUN_DIRECTORY.")
     changes = {"asked": FEW, **choose("method", options.method, METHODS)}
-    theirs = config_of_run(options.teacher, "The teacher")
     config = defaults()
+    theirs = adopt(config, options.teacher, "The teacher")
     config.name = f"{theirs.name}_{options.method}" + (f"_rank_{options.rank}" if options.rank else "")
     config.name += f"_width_{options.width}" if options.width else ""
-    for name in TAKEN:
-        config[name] = theirs[name]
-    config.seed = theirs.seed
     config.steps = 8 if options.tiny else options.steps
-    config.batch_size = theirs.batch_size
-    config.steps_per_dispatch = theirs.steps_per_dispatch
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="cosine", warmup_steps=100)
     config.ema = dict(ema=dict(name="power", std=0.05))
     config.when.log = schedule(every_steps=100)
     config.when.sample = schedule(at_percent=(25, 50, 100))
     config.when.evaluate = schedule(at_percent=(100,))
     config.when.checkpoint = schedule(every_steps=500, at_percent=(100,))
-    config.sample = theirs.sample
     sampler, asked = changes.pop("samplers"), changes.pop("asked")
     config.samplers = {name: dict(sampler, steps=steps) for name, steps in asked.items()}
     for key, share in changes.pop("lasting", {}).items():

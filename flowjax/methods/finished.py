@@ -10,6 +10,11 @@ from flowjax.contract import DataSpec, Role
 from flowjax.methods.parts import Setting, make_setting
 from flowjax.models import stored
 
+ADOPTED = (
+    *("data", "text", "network", "path", "noise", "preconditioning", "precision", "seed"),
+    *("batch_size", "steps_per_dispatch", "sample", "evaluation", "evaluators"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
@@ -52,6 +57,20 @@ def reference_of_run(restore_from: str, who: str) -> str:
     folder, role = stored.split_reference(restore_from, who)
     role = role or stored.usual_role(folder, stored.existing_step(folder, None))
     return f"{restore_from.partition(':')[0].rstrip('/')}:{role}"
+
+
+def adopt(config: ConfigDict, run: str, who: str) -> ConfigDict:
+    """Gives a config the data, network, path, precision, seed and measures of a finished run; returns the run's config.
+
+    Args:
+      config: what is to go on from it, or learn from it.
+      run: RUN_DIRECTORY or RUN_DIRECTORY:role.
+      who: what it is there, for messages ("The teacher").
+    """
+    theirs = config_of_run(run, who)
+    for name in ADOPTED:
+        config[name] = theirs[name]
+    return theirs
 
 
 def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:

@@ -62,7 +62,7 @@ READINGS = {
 def policy_gradient(
     config: ConfigDict,
     data: DataSpec,
-    rewards: Mapping[str, Spec],
+    rewards: Spec,
     rollout: Spec,
     prediction: str = "velocity",
     group_size: int = 8,
@@ -124,7 +124,8 @@ def policy_gradient(
             "expected positive numbers, and a weight of at least 0."
         )
     setting = make_setting(config, data, prediction)
-    parts = make_parts({**dict(rollout), "role": STUDENT}, prediction, setting.path, setting.shape, setting.seen_shape)
+    plain = ConfigDict(dict(rollout)).to_dict()
+    parts = make_parts({**plain, "role": STUDENT}, prediction, setting.path, setting.shape, setting.seen_shape)
     stepper, grid = parts.stepper, parts.grid
     if getattr(stepper, "transition", None) is None:
         raise ValueError(

@@ -73,7 +73,7 @@ class Rewards:
         return combined_rewards(values, dict(self.weights), groups)
 
 
-def make_rewards(specs: Mapping[str, Spec], table: Mapping[str, Callable[..., Reward]]) -> Rewards:
+def make_rewards(specs: Spec, table: Mapping[str, Callable[..., Reward]]) -> Rewards:
     """Rewards of a config.
 
     Args:

@@ -1,0 +1,84 @@
+"""Tuning a finished run by rewards, through the command line: every method, an adapter, and a run that was cut off."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from flowjax.config import ConfigError, load, load_module
+from flowjax.main import main
+from flowjax.training.checkpoints import Checkpoints
+from flowjax.training.run import Run
+
+CONFIG = load_module("configs/preference.py")
+QUIET = [
+    "--config.writers.tensorboard=False",
+    "--config.when.sample.at_percent=()",
+    "--config.when.evaluate.at_percent=()",
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preference") / "base"
+    assert main(["--config=configs/points.py:tiny", f"--workdir={folder}", *QUIET]) == 0
+    return folder
+
+
+def role(folder, name, step=None):
+    return Checkpoints(folder / "checkpoints", read_only=True).read_role(name, step)
+
+
+def tuned(base, folder, options="", *more):
+    config = f"configs/preference.py:tiny,run={base}{options}"
+    assert main([f"--config={config}", f"--workdir={folder}", *QUIET, *more]) == 0
+    return folder
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(base, tmp_path):
+    whole = tuned(base, tmp_path / "whole")
+    tuned(base, tmp_path / "cut", "", "--config.steps=2")
+    cut = tuned(base, tmp_path / "cut")
+    for name in ("student", "ema", "reference"):
+        jax.tree.map(np.testing.assert_array_equal, role(whole, name), role(cut, name))
+    jax.tree.map(np.testing.assert_array_equal, role(whole, "reference"), role(base, "ema"))
+    moved = jax.tree.map(lambda one, two: float(np.abs(one - two).max()), role(whole, "student"), role(base, "ema"))
+    assert max(jax.tree.leaves(moved)) > 0
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "loss" in line][-1]
+    assert {"ratio", "divergence", "collect/reward_right", "collect/flat", "collect/spread"} <= set(last)
+    assert "when all is well" not in (whole / "report.html").read_text()  # the words are those of each curve
+    assert "1 in the first update of a period" in (whole / "report.html").read_text()
+
+
+def test_an_adapter_is_held_to_its_base(base, tmp_path):
+    folder = tuned(base, tmp_path, ",rank=2")
+    jax.tree.map(np.testing.assert_array_equal, role(folder, "base"), role(base, "ema"))
+    student, reference = (jax.tree.leaves(role(folder, name)) for name in ("student", "reference"))
+    size = lambda leaves: sum(leaf.size for leaf in leaves)
+    assert size(student) == size(reference) < size(jax.tree.leaves(role(base, "ema")))
+    assert any(np.abs(one - two).max() > 0 for one, two in zip(student, reference))
+
+
+@pytest.mark.parametrize("method", CONFIG.METHODS)
+@pytest.mark.parametrize("reward", CONFIG.REWARDS)
+def test_every_method_fits_a_finished_run(base, method, reward):
+    run = Run(load(f"configs/preference.py:tiny,run={base},method={method},reward={reward}"))
+    assert run.config.data == load("configs/points.py:tiny").data and run.method.collect.every == 1
+    batch = {name: value[0] for name, value in run.iterator().stack_batches(1).items()}
+    batch["step"] = np.zeros(len(batch["row"]), np.int32)
+    made = jax.eval_shape(run.method.collect.rollout, run.executor.abstract.params, batch, jax.random.key(0))
+    drawn = 4 if method == "mix_grpo" else run.config.method.rollout.steps - 1
+    assert made["batch"]["rollout_x"].shape == (32, drawn, 2)
+    assert [value.shape for value in made["rewards"].values()] == [(32,)]
+
+
+def test_the_doctor_finds_the_ratio_at_one(base, tmp_path, capsys):
+    tuned(base, tmp_path, "", "--mode=check")
+    assert "ok   ratio before the first update" in capsys.readouterr().out
+
+
+def test_a_run_is_needed():
+    with pytest.raises(ConfigError, match="Which run is tuned"):
+        load("configs/preference.py")
