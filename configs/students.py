@@ -12,7 +12,7 @@ learn from the data alone, and are guided while they sample, by a second evaluat
 
 `width` makes a smaller student, which starts fresh. SlimFlow is two such runs, the second with the first as its teacher:
 
-    python -m flowjax.main --workdir=runs/small --config=configs/students.py:teacher=runs/t,method=annealed_reflow,width=64
+    python -m flowjax.main --workdir=runs/small --config=configs/students.py:teacher=runs/t,method=annealed_reflow,width=56
     python -m flowjax.main --workdir=runs/slim --config=configs/students.py:teacher=runs/small,method=guided_direct
 """
 

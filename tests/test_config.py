@@ -132,8 +132,11 @@ def test_build_checks_options_against_the_factory():
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
-# Students need a finished run: tests/training/test_students_of_runs.py.
-@pytest.mark.parametrize("file", [str(path) for path in CONFIGS if path.name != "students.py"])
+# These need a finished run: tests/training/test_students_of_runs.py and test_policy_runs.py.
+OF_RUNS = ("students.py", "preference.py")
+
+
+@pytest.mark.parametrize("file", [str(path) for path in CONFIGS if path.name not in OF_RUNS])
 @pytest.mark.parametrize("argument", ["", "tiny"])
 def test_every_config_file_loads_in_both_forms(file, argument):
     config = load(f"{file}:{argument}")

@@ -71,7 +71,8 @@ def test_text_to_image_trains_and_measures(tmp_path):
 
 @pytest.mark.slow
 def test_students_of_pictures_are_measured_and_their_updates_timed(tmp_path):
-    arguments = ["--tiny", "--only", "method=progressive*", "--work", str(tmp_path)]
+    chosen = ["--only", "method=progressive*", "--parts", "fashion", "small", "cost"]
+    arguments = ["--tiny", *chosen, "--work", str(tmp_path)]
     assert script("distillation", "images").main(arguments) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["part"], r["method"], r.get("steps"), r["metric"]): r["value"] for r in receipts}
@@ -80,7 +81,9 @@ def test_students_of_pictures_are_measured_and_their_updates_timed(tmp_path):
     # Two evaluations of the teacher and one of the student, of which one goes backwards: more than flow matching.
     assert 1 < values["cost", "progressive", None, "update_time_ratio"] < 10
     assert 1 < values["cost", "progressive", None, "update_memory_ratio"] < 10
-    assert (tmp_path / "published" / "progressive.png").exists()
+    sizes = {r["method"]: r["parameters"] for r in receipts if r["part"] == "small"}
+    assert sizes["annealed_reflow"] == sizes["annealed_and_guided"] == sizes["direct"] > 0
+    assert {"fashion.png", "fashion_progressive.png"} <= {file.name for file in (tmp_path / "published").iterdir()}
 
 
 @pytest.mark.slow

@@ -171,10 +171,14 @@ def policy_gradient(
         arrays = made["batch"]
         groups = np.arange(size) // group_size
         found = group_advantages(judge.total(made["rewards"], groups), groups, advantage_scope, advantage_limit)
-        # Groups that teach nothing are left out, unless there is no other.
-        mask = (found.values != 0) if found.values.any() else np.ones(size, bool)
-        whole = {**arrays, "rollout_advantage": found.values, "mask": mask.astype(np.float32)}
-        return [{name: part[index] for name, part in whole.items()} for index in np.split(np.arange(size), updates)]
+        batches = []
+        for rows in np.split(np.arange(size), updates):
+            advantage = found.values[rows]
+            # Groups that teach nothing are left out, unless an update has no others.
+            mask = np.where(advantage.any(), advantage != 0, True).astype(np.float32)
+            own = {name: part[rows] for name, part in arrays.items()}
+            batches.append({**own, "rollout_advantage": advantage, "mask": mask})
+        return batches
 
     def figures(made: Mapping[str, Any], scores: Any) -> dict[str, float]:
         groups = np.arange(size) // group_size
@@ -235,8 +239,11 @@ def policy_gradient(
 
 def spread(samples: Float[np.ndarray, "g n d"]) -> float:
     """The mean distance of two samples of a group, per root of an element."""
-    away = np.linalg.norm(samples[:, :, None] - samples[:, None], axis=-1) / np.sqrt(samples.shape[-1])
-    count = samples.shape[1]
+    count, size = samples.shape[1:]
+    centred = np.asarray(samples, np.float64) - np.mean(samples, axis=1, keepdims=True)  # so that little cancels
+    products = centred @ centred.swapaxes(1, 2)
+    lengths = np.diagonal(products, axis1=1, axis2=2)
+    away = np.sqrt(np.maximum(lengths[:, :, None] + lengths[:, None] - 2 * products, 0.0) / size)
     return float(away.sum(axis=(1, 2)).mean() / (count * (count - 1)))
 
 

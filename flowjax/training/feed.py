@@ -34,15 +34,16 @@ def dispatch_length(method: Method, step: int, total: int, largest: int, is_even
 
 
 class _Fetching:
-    """The data's iterator, and the seconds that its batches took to come."""
+    """The data's iterator, and when its last batches were asked for and came, by time.perf_counter; None when not asked."""
 
     def __init__(self, iterator: Any):
-        self._iterator, self.seconds = iterator, 0.0
+        self._iterator = iterator
+        self.fetched: tuple[float, float] | None = None
 
     def _fetch(self, count: int) -> dict[str, np.ndarray]:
         began = time.perf_counter()
         batches = self._iterator.stack_batches(count)
-        self.seconds += time.perf_counter() - began
+        self.fetched = began, time.perf_counter()
         return batches
 
 
@@ -86,6 +87,7 @@ class CollectFeed(_Fetching):
 
     def take(self, state: State, step: int, count: int) -> dict[str, np.ndarray]:
         """The next `count` batches, stacked; rolls out when `step` starts a new period."""
+        self.fetched = None
         if step % self._collect.every == 0:
             self._pending = self._roll_out(state, step)
         chosen, self._pending = self._pending[:count], self._pending[count:]

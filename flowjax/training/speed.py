@@ -6,6 +6,13 @@ Peaks are the vendors' dense figures for bfloat16 matrix products. On a device t
 figure rather than a guess.
 """
 
+import contextlib
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+from jaxtyping import PyTree
+
 PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
@@ -34,8 +41,35 @@ def mfu(flops: float | None, updates_per_second: float, device_kind: str, device
 def data_wait(waited: float, elapsed: float) -> float:
     """The share of the time in which the devices had nothing to do because a batch was not there: at most 1.
 
-    `waited` sums the time that batches took to come where everything sent before was done by then. Part of that time the
-    devices may still have worked, so the share is an upper bound; where it is small, the data are quick enough. Where it is
-    not, raise config.loader.threads, or cache what is slow to make.
+    `waited` sums what `DeviceClock.idle` finds of the time that batches took to come. Where the share is not small, raise
+    config.loader.threads, or cache what is slow to make.
     """
     return min(1.0, waited / max(elapsed, 1e-9))
+
+
+class DeviceClock:
+    """Knows since when the devices have done everything they were sent: a thread of its own waits for them."""
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="device-clock")
+        self._done: Future | None = None
+
+    def sent(self, arrays: PyTree) -> None:
+        """Takes note of what the devices were sent last, by its results."""
+        self._done = self._pool.submit(_ready_at, arrays)
+
+    def idle(self, begin: float, end: float) -> float:
+        """For how long between two readings of time.perf_counter, the second just now, there was nothing left to do."""
+        if self._done is None:
+            return end - begin
+        return max(0.0, end - max(begin, self._done.result())) if self._done.done() else 0.0
+
+    def close(self) -> None:
+        """Lets the thread go."""
+        self._pool.shutdown(wait=False)
+
+
+def _ready_at(arrays: PyTree) -> float:
+    with contextlib.suppress(Exception):  # an update that failed is over too; the training loop meets the error itself
+        jax.block_until_ready(arrays)
+    return time.perf_counter()

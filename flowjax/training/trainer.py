@@ -22,6 +22,7 @@ from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.feed import dispatch_length, make_feed
 from flowjax.training.logbook import Logbook
 from flowjax.training.run import Run
+from flowjax.training.speed import DeviceClock
 from flowjax.training.state import State
 
 IN_FLIGHT = 2  # dispatches whose metrics have not been looked at yet
@@ -50,6 +51,7 @@ class Trainer:
         self.iterator = run.iterator()
         self.feed = make_feed(self.iterator, method, run.executor)
         self.logbook = Logbook(run)
+        self.clock = DeviceClock()
         self.in_flight: collections.deque = collections.deque()
         self.recent: collections.deque = collections.deque(maxlen=RECENT)  # (step, host batch), for the dump of a NaN
         self.stop_reason = ""
@@ -86,12 +88,12 @@ class Trainer:
         try:
             while step < config.steps:
                 count = dispatch_length(run.method, step, config.steps, config.steps_per_dispatch, self.is_event)
-                fetched = self.feed.seconds
                 batches = self.feed.take(state, step, count)
-                if self._idle():
-                    self.logbook.waited_for_data(self.feed.seconds - fetched)
+                if self.feed.fetched is not None:
+                    self.logbook.waited_for_data(self.clock.idle(*self.feed.fetched))
                 count = len(batches["mask"])
                 state, metrics = run.executor.run(state, batches, run.method.due(step), count)
+                self.clock.sent(metrics)
                 self.in_flight.append((step, count, batches, metrics))
                 step += count
                 while len(self.in_flight) > IN_FLIGHT:
@@ -118,6 +120,7 @@ class Trainer:
             checkpoints.close()
             self.iterator.close()
             self.logbook.close()
+            self.clock.close()
         return state
 
     def _events(self, step: int, state: State, checkpoints: Checkpoints) -> None:
@@ -140,10 +143,6 @@ class Trainer:
         logical = self.run.executor.logical(state)
         position = dict(feed=self.feed.get_state(), log=self.logbook.sums.get_state())
         checkpoints.save(step, logical, position, self.config.to_dict(), measured)
-
-    def _idle(self) -> bool:
-        """Whether the device has done everything it was sent: then it was the data that it waited for."""
-        return not self.in_flight or all(leaf.is_ready() for leaf in jax.tree.leaves(self.in_flight[-1][-1]))
 
     def _look(self, state: State) -> None:
         """Waits for the oldest dispatch; stops the run when one of its updates was not finite."""

@@ -227,7 +227,7 @@ def test_the_tokens_of_a_finished_run_are_features_at_any_resolution(tmp_path):
     method = method_of(dict(TERM, encoder=dict(name="run", restore_from=str(tmp_path), layer=1)), wide)
     role = method.roles["encoder"]
     assert role.tx is None and role.restore_from == f"{tmp_path}:ema"
-    tree = read_role("encoder", role)
+    tree = read_role("encoder", role, 0)
     jax.tree.map(np.testing.assert_array_equal, tree, params["ema"])
     spec = dict(name="run", restore_from=str(tmp_path), layer=1)
     batch = batch_of(4, size=16)

@@ -77,7 +77,7 @@ def test_perflow_with_one_window_is_reflow():
         ("stride is 2", dict(network__two_times=True), {**BOOT, "stride": 2.0}),
         ("'weight' is .*does not read", dict(weight=dict(name="ramp")), BOOT),
         ("windows is 0", {}, {**PERFLOW, "windows": 0}),
-        ("teacher_steps is 0", {}, {**PERFLOW, "teacher_steps": 0}),
+        ("followed by 0 steps", {}, {**PERFLOW, "teacher_steps": 0}),
     ],
 )
 def test_refusals(message, changes, options):

@@ -86,7 +86,7 @@ def test_the_flow_guided_term_moves_the_jump_to_the_end_alone(monkeypatch):
         ("moves nothing at the start of the path 'linear'", {}, dict(prediction="noise")),
         ("'weight' is .*does not read", dict(weight=dict(name="edm")), {}),
         ("'time' is .*does not read", dict(time=dict(name="cosmap")), {}),
-        ("teacher_steps is 0", {}, dict(teacher_steps=0)),
+        ("followed by 0 steps", {}, dict(teacher_steps=0)),
         ("guided_weight is -1", {}, dict(guided_weight=-1.0)),
         ("two rising shares", {}, dict(guided_times=(0.5, 0.5))),
         ("network of one time. Leave it at 0", dict(network__two_times=True), dict(guided_weight=1.0)),

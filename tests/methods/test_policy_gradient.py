@@ -181,6 +181,18 @@ def test_groups_that_teach_nothing_are_left_out():
     assert batch["mask"].sum() == SIZE - GROUP and not batch["mask"][:GROUP].any()
     (batch,) = method.collect.batches({"batch": arrays, "rewards": {"right": np.ones(SIZE)}}, None, 0)
     assert batch["mask"].all() and not batch["rollout_advantage"].any()
+    method, _ = made(updates=4)
+    rewards[: SIZE // 4] = 2.0  # the whole of the first update
+    first, second, *_ = method.collect.batches({"batch": arrays, "rewards": {"right": rewards}}, None, 0)
+    assert first["mask"].all() and second["mask"].all() and first["rollout_advantage"].sum() == 0
+
+
+def test_every_curve_has_a_reading_and_every_reading_a_curve():
+    method, executor = made()
+    batch, params, feed = first_batch(method, executor)
+    _, metrics = method.phases["policy"].loss(params, batch, jax.random.key(0))
+    collected = {f"collect/{name}" for name in feed.metrics if not name.startswith("reward_")}
+    assert set(method.readings) == set(metrics) | collected
 
 
 def test_the_spread_of_groups_by_hand():

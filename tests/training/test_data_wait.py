@@ -13,7 +13,7 @@ from flowjax.data import SOURCES
 from flowjax.data.sources import endless
 from flowjax.training.progress import Progress
 from flowjax.training.run import Run
-from flowjax.training.speed import data_wait
+from flowjax.training.speed import DeviceClock, data_wait
 from flowjax.training.trainer import Trainer
 
 SECONDS = 0.1  # a slow batch
@@ -69,6 +69,28 @@ def test_a_slow_source_shows_and_a_fast_one_does_not(tmp_path, monkeypatch):
 def test_threads_make_slow_batches_side_by_side(tmp_path, monkeypatch):
     _, speed = shares(tmp_path / "threads", monkeypatch, SECONDS, 8)
     assert min(speed) > 2 * 8 / SECONDS  # at most 8 / SECONDS without threads
+
+
+class Slow:
+    """A result that is not there yet."""
+
+    def block_until_ready(self):
+        time.sleep(SECONDS)
+        return self
+
+
+def test_the_clock_knows_since_when_there_is_nothing_to_do():
+    clock, now = DeviceClock(), time.perf_counter
+    assert clock.idle(1.0, 3.5) == 2.5  # nothing was sent yet
+    began = now()
+    clock.sent({"loss": Slow()})
+    time.sleep(0.2 * SECONDS)
+    assert clock.idle(began, now()) == 0.0
+    time.sleep(2 * SECONDS)
+    ended = now()
+    assert 0.3 * SECONDS < clock.idle(began, ended) < ended - began - 0.9 * SECONDS
+    assert clock.idle(ended - 0.5 * SECONDS, ended) == pytest.approx(0.5 * SECONDS)
+    clock.close()
 
 
 def test_the_share_is_a_share():
