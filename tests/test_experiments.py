@@ -107,6 +107,8 @@ def test_every_published_student_is_near_the_truth_in_one_step():
     for weights in ("even", "uneven"):
         bound = min(3.0, ratio[weights, "teacher"] / 5)
         assert all(ratio[weights, name] < bound for name in students)
+        gain = {name: ratio[weights, "teacher"] - ratio[weights, name] for name in ("reflow", "annealed_reflow")}
+        assert gain["annealed_reflow"] > 0.95 * gain["reflow"]  # with a quarter of the parameters
 
 
 def test_students_and_their_teacher_are_measured(tmp_path):
