@@ -69,6 +69,8 @@ QUARTER = 56  # the width of a network with less than a quarter of the parameter
 
 def teacher_of(options: argparse.Namespace, name: str, subject: Subject) -> pathlib.Path:
     """The folder of the trained teacher."""
+    if options.teacher and len(options.parts) > 1:
+        raise ValueError(f"--teacher is for one part, and these are {', '.join(options.parts)}. Name one with --parts.")
     if options.teacher:
         return options.teacher.absolute()
     workdir = options.work / f"{name}_teacher"
@@ -87,7 +89,7 @@ def students_config(options: argparse.Namespace, subject: Subject, teacher: path
 def students(options: argparse.Namespace, name: str, subject: Subject) -> None:
     """Trains teacher and students, and measures them all."""
     teacher = teacher_of(options, name, subject)
-    receipts = measured(Run(with_few_steps(teacher), teacher), "teacher", 0)
+    receipts = measured(Run(with_few_steps(teacher), teacher), "teacher")
     publish_picture(teacher, options.out / f"{name}_teacher.png")
     batch = () if options.tiny else (f"batch_size={subject.batch_size}",)
     for seed in SEEDS:
@@ -99,7 +101,7 @@ def students(options: argparse.Namespace, name: str, subject: Subject) -> None:
         for job in plan(config, overrides, out, refused=[]) if out.exists() else ():
             if job.finished():
                 method = job.point[":method"]
-                receipts += measured(Run(ConfigDict(job.config), job.directory), method, seed)
+                receipts += measured(Run(ConfigDict(job.config), job.directory), method)
                 if seed == min(options.seeds):
                     publish_picture(job.directory, options.out / f"{name}_{method}.png")
                 print(f"measured {method}, seed {seed}", flush=True)
@@ -124,7 +126,7 @@ def small(options: argparse.Namespace) -> None:
         train(options.root, config, workdir, *batch)
         run = Run(load(config, [override.removeprefix("--config.") for override in batch]), workdir)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.latest_state().params["ema"]))
-        receipts += [{**receipt, "parameters": parameters} for receipt in measured(run, name, 0)]
+        receipts += [{**receipt, "parameters": parameters} for receipt in measured(run, name)]
         publish_picture(workdir, options.out / f"small_{name}.png")
     replace_receipts(options.out / "receipts", "small", receipts)
 
@@ -138,12 +140,12 @@ def with_few_steps(teacher: pathlib.Path) -> ConfigDict:
     return config
 
 
-def measured(run: Run, method: str, seed: int) -> list[dict]:
+def measured(run: Run, method: str) -> list[dict]:
     """The receipts of a finished run at each of its samplers."""
     receipts = []
     for name, written in evaluate_samplers(run).items():
         steps = run.method.samplers[name].description["steps"]
-        receipts += [{**receipt, "method": method, "steps": steps, "seed": seed} for receipt in written]
+        receipts += [{**receipt, "method": method, "steps": steps} for receipt in written]
     return receipts
 
 

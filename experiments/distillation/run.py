@@ -12,13 +12,14 @@ networks of one size. Measured at the steps that each is meant for:
                         Runge and Kutta; for samplers that draw no further noise
 
 and the teacher itself by as many steps of Euler. `stability` trains every method with even weights on three seeds, computing
-in float32 and in bfloat16. Finished runs are not trained again.
+in float32 and in bfloat16. Finished runs are not trained again; with `--only` the receipts of all others stay as they are.
 """
 
 import argparse
 import itertools
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ SEEDS, PRECISIONS = (0, 1, 2), ("float32", "bfloat16")
 
 def oracle(options: argparse.Namespace) -> None:
     """Trains the sweep and measures every run, and the teacher."""
-    jobs = trained(options, "oracle", options.only)
+    jobs = [job for job in trained(options, "oracle", options.only) if fnmatch(job.name, options.only)]
     receipts, teachers = [], {}
     for job in jobs:
         run = Run(ConfigDict(job.config), job.directory)
@@ -58,7 +59,9 @@ def oracle(options: argparse.Namespace) -> None:
         print(f"measured {job.name}", flush=True)
     for weights, run in teachers.items():
         receipts += teacher(run, weights)
-    replace_receipts(options.out / "receipts", "oracle", receipts)
+    cases = {(receipt["method"], receipt["weights"]) for receipt in receipts}
+    measured_anew = lambda earlier: (earlier["method"], earlier["weights"]) in cases
+    replace_receipts(options.out / "receipts", "oracle", receipts, measured_anew)
 
 
 def stability(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -217,10 +217,23 @@ def write_receipt(directory: str | os.PathLike, receipt: Mapping[str, Any]) -> p
     return path
 
 
-def replace_receipts(folder: pathlib.Path, part: str, receipts: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the receipts of one part of an experiment in place of its earlier ones."""
+def replace_receipts(
+    folder: pathlib.Path,
+    part: str,
+    receipts: Sequence[Mapping[str, Any]],
+    among: Callable[[Mapping[str, Any]], bool] = lambda receipt: True,
+) -> None:
+    """Writes the receipts of one part of an experiment in place of its earlier ones.
+
+    Args:
+      folder: of all receipts.
+      part: of the experiment.
+      receipts: the new ones.
+      among: which of the earlier ones they replace; all by default.
+    """
     for file in folder.glob("*.json"):
-        if read_json(file).get("part") == part:
+        earlier = read_json(file)
+        if earlier.get("part") == part and among(earlier):
             file.unlink()
     for receipt in receipts:
         write_receipt(folder, {**receipt, "part": part})

@@ -213,8 +213,8 @@ def _curve(run: Run, head: str, members: Sequence[tuple[str, str]], noisy: bool,
         ends = [min(line.x[0] for line in lines), max(line.x[-1] for line in lines)]
         lines.append(Line("real against real", ends, [known[metric]] * 2, "floor", 6))
     bad = sum(not math.isfinite(value) for line in lines for value in line.y if line.style != "floor")
-    names = dict.fromkeys(known for name, _ in members for known in (name, name.split("/")[-1]))
-    notes = [run.readings[name] for name in names if run.readings.get(name)]
+    told = [run.readings.get(name) or run.readings.get(name.split("/")[-1]) for name, _ in members]
+    notes = [] if head.startswith("eval/") else [reading for reading in told if reading]
     note = " ".join([*dict.fromkeys(notes), *(["Has non-finite values, not drawn."] if bad else [])])
     title = WORDS.get(head, metric.replace("_", " ").replace("/", " / "))
     return chart(

@@ -1,7 +1,7 @@
 """What every method builds from a config: the setting (path, times, weight, noise, network), roles and samplers."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -258,18 +258,23 @@ def _anew(rate: Rate, begins: Sequence[int]) -> Rate:
     return lambda step: rate(step - jnp.max(jnp.where(begins <= step, begins, 0)))
 
 
-def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
-    """The samplers of config.samplers around the setting's network."""
+def null_conditions(network: Network) -> Callable[[Conditions], Conditions] | None:
+    """What puts nulls in place of conditions; None where a network has none to drop."""
 
     def null(cond: Conditions) -> Conditions:
         count = len(next(iter(cond.values()))) if cond else 0
-        return setting.network.drop(cond, jnp.ones(count, bool))
+        return network.drop(cond, jnp.ones(count, bool))
 
+    return null if network.droppable else None
+
+
+def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
+    """The samplers of config.samplers around the setting's network."""
     return {
         name: make_sampler(
             spec,
             predict=setting.network.apply,
-            null=null if setting.network.droppable else None,
+            null=null_conditions(setting.network),
             prediction=setting.prediction,
             path=setting.path,
             noise=setting.noise,

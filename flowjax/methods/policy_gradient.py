@@ -6,15 +6,15 @@ takes its share of the samples with all their steps:
 
     loss = mean over steps [ max(-A rho, -A clip(rho)) + divergence_weight * KL(step, the reference's step) ]
 
-The presets differ in the sampler and in what is compared (Liu et al. 2025; Xue et al. 2025; Li et al. 2025):
+The presets differ in what is compared; the sampler is that of `rollout` (Liu et al. 2025; Xue et al. 2025; Li et al. 2025):
 
-| method     | sampler      | noise of a group | judged           | steps learnt from            | deviation of advantages |
+| method     | published    | noise of a group | judged           | steps learnt from            | deviation of advantages |
 | flow_grpo  | `flow_grpo`  | each its own     | samples          | all that are drawn           | of all samples          |
 | dance_grpo | `dance_grpo` | shared           | clean prediction | a random share of 60%        | of the group            |
 | mix_grpo   | `flow_grpo`  | shared           | samples          | a window that moves to data  | of the group            |
 
-The student starts from `config.restore.student`, or is an adapter on it. The reference is what the student was at the start: a
-frozen copy, which costs nothing where the student is an adapter.
+The student starts from `config.restore.student`, or is an adapter on it. The reference is what the student was at the start, a
+frozen copy: where the student is an adapter, of the adapter alone.
 """
 
 import functools
@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from flowjax.arrays import example_keys
 from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, CheckResult, Collect, DataSpec, Method, Metrics, Params, Phase, Role
-from flowjax.losses.policy import SCOPES, clipped_loss, group_advantages
+from flowjax.losses.policy import SCOPES, Advantages, clipped_loss, group_advantages
 from flowjax.methods.parts import (
     average_roles,
     check_shares,
@@ -38,13 +38,14 @@ from flowjax.methods.parts import (
     joined,
     make_samplers,
     make_setting,
+    null_conditions,
     refuse_unread,
     student_role,
 )
 from flowjax.rewards import REWARDS, make_rewards
 from flowjax.samplers.build import make_branches, make_field, make_parts, split_keys
 from flowjax.samplers.rollouts import actions, roll_out, step_divergences, step_log_probs, step_transitions
-from flowjax.samplers.transition import REDUCTIONS
+from flowjax.samplers.transition import REDUCTIONS, Transition
 
 STUDENT, REFERENCE = "student", "reference"
 JUDGED = ("samples", "clean")
@@ -127,10 +128,6 @@ def policy_gradient(
     plain = ConfigDict(dict(rollout)).to_dict()
     parts = make_parts({**plain, "role": STUDENT}, prediction, setting.path, setting.shape, setting.seen_shape)
     stepper, grid = parts.stepper, parts.grid
-    if getattr(stepper, "transition", None) is None:
-        raise ValueError(
-            f"method.rollout names '{rollout['name']}', which draws nothing. Use 'flow_grpo' or 'dance_grpo'."
-        )
     drawn = actions(stepper, grid)
     kept = window or drawn
     if not 1 <= kept <= drawn or window_every < 1 or window_stride < 1:
@@ -139,10 +136,9 @@ def policy_gradient(
             "expected a window within them, and positive numbers."
         )
     judge = make_rewards(rewards, REWARDS)
-    if parts.guidance.needs is not None and not setting.network.droppable:
+    network, null = setting.network, null_conditions(setting.network)
+    if parts.guidance.needs is not None and null is None:
         raise ValueError("method.rollout is guided, and the network has no condition to drop. Leave its guidance out.")
-    network = setting.network
-    null = lambda cond: network.drop(cond, jnp.ones(len(next(iter(cond.values()))), bool))
 
     def field_of(params: Params, role: str, cond: Mapping[str, Array]):
         params = {**params, STUDENT: params[role]}
@@ -167,11 +163,12 @@ def policy_gradient(
         arrays = dict(data=made.samples, rollout_x=made.x, rollout_x_next=made.x_next, rollout_log_prob=made.log_prob)
         return {"batch": {**arrays, **cond, "row": row}, "rewards": worth}
 
-    def judged_batches(made: Mapping[str, Any], scores: Any, step: int) -> list[dict[str, np.ndarray]]:
-        arrays = made["batch"]
+    def advantages_of(made: Mapping[str, Any]) -> Advantages:
         groups = np.arange(size) // group_size
-        found = group_advantages(judge.total(made["rewards"], groups), groups, advantage_scope, advantage_limit)
-        batches = []
+        return group_advantages(judge.total(made["rewards"], groups), groups, advantage_scope, advantage_limit)
+
+    def judged_batches(made: Mapping[str, Any], scores: Any, step: int) -> list[dict[str, np.ndarray]]:
+        arrays, found, batches = made["batch"], advantages_of(made), []
         for rows in np.split(np.arange(size), updates):
             advantage = found.values[rows]
             # Groups that teach nothing are left out, unless an update has no others.
@@ -181,21 +178,23 @@ def policy_gradient(
         return batches
 
     def figures(made: Mapping[str, Any], scores: Any) -> dict[str, float]:
-        groups = np.arange(size) // group_size
-        found = group_advantages(judge.total(made["rewards"], groups), groups, advantage_scope, advantage_limit)
         samples = np.reshape(made["batch"]["data"], (-1, group_size, np.prod(setting.shape)))
         values = {f"reward_{name}": float(np.mean(value)) for name, value in made["rewards"].items()}
-        return {**values, "flat": found.flat, "spread": spread(samples)}
+        return {**values, "flat": advantages_of(made).flat, "spread": spread(samples)}
 
     def steps_of(params: Params, role: str, batch: Batch):
         field = field_of(params, role, conditions_of(batch))
         first = first_step(batch["step"][0]) if window else 0
         return step_transitions(stepper, field, grid, batch["rollout_x"], first), first
 
+    def moved(own: Transition, batch: Batch) -> Float[Array, "b k"]:
+        """The logarithm of how likely each step is against when it was drawn."""
+        return step_log_probs(own, batch["rollout_x_next"], log_prob) - batch["rollout_log_prob"]
+
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         own, first = steps_of(params, STUDENT, batch)
         held, _ = steps_of(params, REFERENCE, batch)
-        log_ratio = step_log_probs(own, batch["rollout_x_next"], log_prob) - batch["rollout_log_prob"]
+        log_ratio = moved(own, batch)
         repeated = jnp.broadcast_to(batch["rollout_advantage"][:, None], log_ratio.shape)
         value, metrics = jax.vmap(functools.partial(clipped_loss, clip=clip))(log_ratio, repeated)
         away = step_divergences(own, held, log_prob)
@@ -212,9 +211,7 @@ def policy_gradient(
         return mean(value + divergence_weight * term), {name: mean(array) for name, array in named.items()}
 
     def ratio_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
-        own, _ = steps_of(params, STUDENT, batch)
-        log_ratio = step_log_probs(own, batch["rollout_x_next"], log_prob) - batch["rollout_log_prob"]
-        worst = float(jnp.max(jnp.abs(jnp.expm1(log_ratio))))
+        worst = float(jnp.max(jnp.abs(jnp.expm1(moved(steps_of(params, STUDENT, batch)[0], batch)))))
         return CheckResult(
             "ratio before the first update",
             worst < clip,

@@ -41,8 +41,9 @@ class Rollout(NamedTuple):
     log_prob: Float[Array, "b k"]
 
 
-def actions(stepper: GaussianStepper, grid: np.ndarray) -> int:
+def actions(stepper: Stepper, grid: np.ndarray) -> int:
     """How many steps of a grid are drawn: all, or all but a last one without noise."""
+    _check_stepper(stepper)
     return len(grid) - 1 - (stepper.last_step != "noise")
 
 
@@ -146,11 +147,15 @@ def _at(keys: Key[Array, " b"], index: Int[Array, ""] | int) -> Key[Array, " b"]
     return jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
 
 
-def _check(stepper: Stepper, field: Field | MemoryField) -> None:
-    if not isinstance(stepper, GaussianStepper):
+def _check_stepper(stepper: Stepper) -> None:
+    if not isinstance(stepper, GaussianStepper) or getattr(stepper, "eta", None) == 0:
         raise ValueError(
             f"A rollout draws its steps from Gaussians, and {type(stepper).__name__} does not. Use 'flow_grpo', 'dance_grpo', "
             "'sde', 'ddim' with eta above 0, or 'ancestral'."
         )
+
+
+def _check(stepper: Stepper, field: Field | MemoryField) -> None:
+    _check_stepper(stepper)
     if not isinstance(field, Field):
         raise ValueError("A rollout cannot follow a guidance that remembers evaluations. Use 'cfg', or none.")

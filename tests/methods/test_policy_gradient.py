@@ -212,7 +212,8 @@ def test_the_spread_of_groups_by_hand():
         (dict(rewards=dict(a=dict(name="liner"))), "Did you mean 'linear'"),
         (dict(rewards=dict(a=dict(name="linear", weight=0.0))), "other than zero"),
         (dict(rewards=dict(a=dict(name="quadratic", curvature=0.0))), "expected a positive number"),
-        (dict(sampler=dict(name="heun")), "which draws nothing"),
+        (dict(sampler=dict(name="heun")), "Heun does not. Use 'flow_grpo'"),
+        (dict(sampler=dict(name="ddim")), "'ddim' with eta above 0"),
         (dict(sampler=dict(guidance=dict(name="cfg", scale=2.0))), "no condition to drop"),
     ],
 )
