@@ -2,9 +2,22 @@
 
 from collections.abc import Callable
 
+from flowjax.rewards.calls import RewardMistake
+from flowjax.rewards.hosted import python
 from flowjax.rewards.known import brightness, linear, quadratic
+from flowjax.rewards.pictures import compressibility
+from flowjax.rewards.remote import remote
 from flowjax.rewards.reward import Reward, Rewards, make_rewards
+from flowjax.rewards.scene import scene
 
-REWARDS: dict[str, Callable[..., Reward]] = {"linear": linear, "quadratic": quadratic, "brightness": brightness}
+REWARDS: dict[str, Callable[..., Reward]] = {
+    "linear": linear,
+    "quadratic": quadratic,
+    "brightness": brightness,
+    "compressibility": compressibility,
+    "scene": scene,
+    "python": python,
+    "http": remote,
+}
 
-__all__ = ["REWARDS", "Reward", "Rewards", "make_rewards"]
+__all__ = ["REWARDS", "Reward", "RewardMistake", "Rewards", "make_rewards"]
