@@ -30,10 +30,15 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #                    (DataSpec.visible_shape): a condition, and what losses count and samplers draw
 #   features [b, h, w, c]  an encoder's features of the examples, where a source brings them (DataSpec.feature_shape)
 #   step   [b]       updates done so far, put there by the update itself: for losses that change as training goes on
+#   others   [b, k-1, ...]  what each example was compared with under its conditions: a ranking has the best first, and
+#   present  [b, k-1]       False behind the end of one of fewer than k
+#   outcome  [b]            1 where the first is better, or the ranking holds; 0 for a tie, -1 where the other is better
+#   margin   [b]            by how much, where that is known
 #   rollout_...      what a rollout leaves for its loss (Collect), and no condition either
 #   any other name (label, text, size, ...) is a condition that the network may read.
 Batch = Mapping[str, Array | np.ndarray]
-RESERVED = ("data", "noise", "mask", "row", "features", "step")
+COMPARED = ("others", "present", "outcome", "margin")
+RESERVED = ("data", "noise", "mask", "row", "features", "step", *COMPARED)
 ROLLOUT = "rollout_"  # what such names begin with
 Metrics = Mapping[str, Array]  # name -> one value per example, or one value; `t` feeds the loss-by-time curve
 LossFn = Callable[[Params, Batch, Key[Array, ""]], tuple[Float[Array, " b"], Metrics]]

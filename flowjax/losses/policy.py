@@ -58,7 +58,7 @@ class Advantages(NamedTuple):
 
     Attributes:
       values: one for each reward.
-      flat: the share of groups whose rewards are all equal.
+      flat: the share of groups whose known rewards are all equal.
     """
 
     values: Float[np.ndarray, " n"]
@@ -75,7 +75,7 @@ def group_advantages(
     """Equation (3), on the host.
 
     Args:
-      rewards: finite.
+      rewards: NaN where one is not known: it has no part in its group, and its advantage is zero.
       groups: to which group each belongs.
       scope: of the standard deviation, 'group' or 'all'.
       limit: between -limit and which advantages are kept.
@@ -83,17 +83,23 @@ def group_advantages(
     """
     choose("scope of a standard deviation", scope, dict.fromkeys(SCOPES))
     rewards = np.asarray(rewards, np.float64)
-    if not np.isfinite(rewards).all():
-        raise ValueError(f"{np.sum(~np.isfinite(rewards))} of {rewards.size} rewards are not finite numbers.")
-    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    mean = np.bincount(place, rewards) / sizes
-    centred = rewards - mean[place]
+    if np.isinf(rewards).any():
+        raise ValueError(
+            f"{np.sum(np.isinf(rewards))} of {rewards.size} rewards are infinite; NaN is for what is not known."
+        )
+    known = ~np.isnan(rewards)
+    _, place = np.unique(groups, return_inverse=True)
+    count = place.max() + 1
+    sizes = np.maximum(np.bincount(place[known], minlength=count), 1)
+    worth = np.where(known, rewards, 0.0)
+    mean = np.bincount(place, worth) / sizes
+    centred = np.where(known, rewards - mean[place], 0.0)
     variance = np.bincount(place, centred**2) / sizes
-    spread = np.sqrt(variance)[place] if scope == "group" else rewards.std()
-    lowest, highest = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
-    np.minimum.at(lowest, place, rewards)
-    np.maximum.at(highest, place, rewards)
-    flat = lowest == highest
+    spread = np.sqrt(variance)[place] if scope == "group" else np.nanstd(rewards) if known.any() else 0.0
+    lowest, highest = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(lowest, place[known], rewards[known])
+    np.maximum.at(highest, place[known], rewards[known])
+    flat = lowest >= highest  # of a group of which nothing is known too
     values = np.where(flat[place], 0.0, centred / np.where(flat[place], 1.0, spread + floor))
     return Advantages(np.clip(values, -limit, limit).astype(np.float32), float(flat.mean()))
 

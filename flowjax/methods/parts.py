@@ -268,20 +268,23 @@ def null_conditions(network: Network) -> Callable[[Conditions], Conditions] | No
     return null if network.droppable else None
 
 
+def sampler_of(spec: Spec, setting: Setting) -> Sampler:
+    """A sampler of samplers/build.py around the setting's network."""
+    network = setting.network
+    return make_sampler(
+        spec,
+        predict=network.apply,
+        null=null_conditions(network),
+        prediction=setting.prediction,
+        path=setting.path,
+        noise=setting.noise,
+        shape=setting.shape,
+        prepare=network.prepare,
+        seen=setting.seen_shape,
+        settable={name: item.dtype for name, item in network.conditions.items() if item.shape == ()},
+    )
+
+
 def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:
     """The samplers of config.samplers around the setting's network."""
-    return {
-        name: make_sampler(
-            spec,
-            predict=setting.network.apply,
-            null=null_conditions(setting.network),
-            prediction=setting.prediction,
-            path=setting.path,
-            noise=setting.noise,
-            shape=setting.shape,
-            prepare=setting.network.prepare,
-            seen=setting.seen_shape,
-            settable={name: item.dtype for name, item in setting.network.conditions.items() if item.shape == ()},
-        )
-        for name, spec in config.samplers.to_dict().items()
-    }
+    return {name: sampler_of(spec, setting) for name, spec in config.samplers.to_dict().items()}

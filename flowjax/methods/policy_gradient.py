@@ -29,8 +29,9 @@ from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys
 from flowjax.choices import Spec, choose
-from flowjax.contract import Batch, CheckResult, Collect, DataSpec, Method, Metrics, Params, Phase, Role
-from flowjax.losses.policy import SCOPES, Advantages, clipped_loss, group_advantages
+from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase, Role
+from flowjax.losses.policy import SCOPES, clipped_loss
+from flowjax.methods import groups
 from flowjax.methods.parts import (
     average_roles,
     check_shares,
@@ -42,7 +43,6 @@ from flowjax.methods.parts import (
     refuse_unread,
     student_role,
 )
-from flowjax.rewards import REWARDS, make_rewards
 from flowjax.samplers.build import make_branches, make_field, make_parts, split_keys
 from flowjax.samplers.rollouts import actions, roll_out, step_divergences, step_log_probs, step_transitions
 from flowjax.samplers.transition import REDUCTIONS, Transition
@@ -55,8 +55,7 @@ READINGS = {
     "clipped": "The share of steps that have gone far enough. Near one nothing is learnt: fewer updates, or a wider clip.",
     "moved": "The divergence from the policy that drew the samples: zero in the first update of a period, small in others.",
     "divergence": "From the reference, per step. It grows with the reward; growing without it is drift.",
-    "collect/flat": "The share of groups whose samples are all worth the same: they teach nothing.",
-    "collect/spread": "The mean distance of samples of a group. It falls with the divergence; to zero, and they are all alike.",
+    **groups.READINGS,
 }
 
 
@@ -80,6 +79,8 @@ def policy_gradient(
     window_stride: int = 1,
     advantage_scope: str = "group",
     advantage_limit: float = 5.0,
+    chunks: int = 1,
+    failures: str = "stop",
 ) -> Method:
     """Tunes a flow by the rewards of its own samples.
 
@@ -103,6 +104,8 @@ def policy_gradient(
       window_stride: by so many steps towards the data, and from the last place back to the first.
       advantage_scope: of the standard deviation in an advantage, 'group' or 'all'.
       advantage_limit: between minus this and this advantages are kept.
+      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
+      failures: of a reward, 'stop' or 'skip'.
     """
     refuse_unread(config, ["time", "weight"], config.method.name)
     for what, value, known in (
@@ -113,12 +116,7 @@ def policy_gradient(
     ):
         choose(f"method.{what}", value, known)
     check_shares(share=share)
-    size = config.batch_size
-    if group_size < 2 or updates < 1 or size % (group_size * updates):
-        raise ValueError(
-            f"batch_size={size} samples in groups of method.group_size={group_size} for method.updates={updates} updates: "
-            f"each takes whole groups of two or more. Use a multiple of {max(group_size, 2) * max(updates, 1)}."
-        )
+    grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
     if clip <= 0 or divergence_weight < 0 or advantage_limit <= 0 or not share:
         raise ValueError(
             f"method.clip={clip}, divergence_weight={divergence_weight}, advantage_limit={advantage_limit}, share={share}: "
@@ -135,7 +133,6 @@ def policy_gradient(
             f"method.window={window} of {drawn} drawn steps, window_every={window_every}, window_stride={window_stride}: "
             "expected a window within them, and positive numbers."
         )
-    judge = make_rewards(rewards, REWARDS)
     network, null = setting.network, null_conditions(setting.network)
     if parts.guidance.needs is not None and null is None:
         raise ValueError("method.rollout is guided, and the network has no condition to drop. Leave its guidance out.")
@@ -151,36 +148,20 @@ def policy_gradient(
         return (moves * window_stride) % (drawn - kept + 1)
 
     def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict[str, Any]:
-        row = batch["row"]
-        leader = jnp.arange(len(row)) // group_size * group_size
-        cond = {name: array[leader] for name, array in conditions_of(batch).items()}
+        row, cond, leader = batch["row"], grouped.conditions(batch), grouped.leaders(batch)
         noise_keys, _ = split_keys(example_keys(key, row[leader] if shared_noise else row))
         _, step_keys = split_keys(example_keys(key, row))
         x = setting.path.sigma(jnp.asarray(grid[0], jnp.float32)) * setting.noise.sample(noise_keys, setting.shape)
         moving = (first_step(batch["step"][0]), kept) if window else None
         made = roll_out(stepper, field_of(params, STUDENT, cond), grid, x, step_keys, moving, log_prob)
-        worth = judge.values(params, made.samples if judged == "samples" else made.clean, cond)
-        arrays = dict(data=made.samples, rollout_x=made.x, rollout_x_next=made.x_next, rollout_log_prob=made.log_prob)
-        return {"batch": {**arrays, **cond, "row": row}, "rewards": worth}
+        arrays = dict(rollout_x=made.x, rollout_x_next=made.x_next, rollout_log_prob=made.log_prob)
+        seen = made.samples if judged == "samples" else made.clean
+        return grouped.judged(params, seen, cond, {"data": made.samples, "row": row, **arrays})
 
-    def advantages_of(made: Mapping[str, Any]) -> Advantages:
-        groups = np.arange(size) // group_size
-        return group_advantages(judge.total(made["rewards"], groups), groups, advantage_scope, advantage_limit)
-
-    def judged_batches(made: Mapping[str, Any], scores: Any, step: int) -> list[dict[str, np.ndarray]]:
-        arrays, found, batches = made["batch"], advantages_of(made), []
-        for rows in np.split(np.arange(size), updates):
-            advantage = found.values[rows]
-            # Groups that teach nothing are left out, unless an update has no others.
-            mask = np.where(advantage.any(), advantage != 0, True).astype(np.float32)
-            own = {name: part[rows] for name, part in arrays.items()}
-            batches.append({**own, "rollout_advantage": advantage, "mask": mask})
-        return batches
-
-    def figures(made: Mapping[str, Any], scores: Any) -> dict[str, float]:
-        samples = np.reshape(made["batch"]["data"], (-1, group_size, np.prod(setting.shape)))
-        values = {f"reward_{name}": float(np.mean(value)) for name, value in made["rewards"].items()}
-        return {**values, "flat": advantages_of(made).flat, "spread": spread(samples)}
+    def batches(arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"]) -> list[dict[str, np.ndarray]]:
+        advantage = groups.advantages(grouped, worth, advantage_scope, advantage_limit).values
+        parts = groups.split_rows({**arrays, "rollout_advantage": advantage}, np.split(np.arange(len(worth)), updates))
+        return [{**part, "mask": groups.learnable(part["rollout_advantage"])} for part in parts]
 
     def steps_of(params: Params, role: str, batch: Batch):
         field = field_of(params, role, conditions_of(batch))
@@ -219,29 +200,18 @@ def policy_gradient(
             "The rollout and the loss do not compute the same: use precision='float32', log_prob='mean', or a wider clip.",
         )
 
-    collect = Collect(make_samples, judged_batches, updates, metrics=figures)
     return Method(
         roles=joined(
             {STUDENT: student_role(config, network), REFERENCE: Role(copy_of=STUDENT)},
-            judge.roles,
+            grouped.judge.roles,
             average_roles(config),
         ),
         phases={"policy": Phase(loss, trains=(STUDENT,))},
         samplers=make_samplers(config, setting),
-        collect=collect,
+        collect=grouped.collect(make_samples, batches, updates),
         checks={"ratio": ratio_check},
         readings=READINGS,
     )
-
-
-def spread(samples: Float[np.ndarray, "g n d"]) -> float:
-    """The mean distance of two samples of a group, per root of an element."""
-    count, size = samples.shape[1:]
-    centred = np.asarray(samples, np.float64) - np.mean(samples, axis=1, keepdims=True)  # so that little cancels
-    products = centred @ centred.swapaxes(1, 2)
-    lengths = np.diagonal(products, axis1=1, axis2=2)
-    away = np.sqrt(np.maximum(lengths[:, :, None] + lengths[:, None] - 2 * products, 0.0) / size)
-    return float(away.sum(axis=(1, 2)).mean() / (count * (count - 1)))
 
 
 def _chosen(share: float, keys: Key[Array, " b"], steps: int) -> Float[Array, "b k"]:

@@ -74,7 +74,7 @@ def test_advantages_by_hand():
     # Rewards that are equal up to rounding teach nothing, instead of noise divided by noise.
     same = np.full(3, 0.1 + 0.2)
     assert not group_advantages(same, np.zeros(3, int), floor=0.0).values.any()
-    with pytest.raises(ValueError, match="2 of 3 rewards are not finite"):
+    with pytest.raises(ValueError, match="1 of 3 rewards are infinite"):
         group_advantages(np.array([1.0, np.nan, np.inf]), np.zeros(3, int))
     with pytest.raises(ValueError, match="Did you mean 'group'"):
         group_advantages(rewards, groups, scope="grop")
@@ -92,3 +92,14 @@ def test_several_rewards_count_by_their_weights_not_by_their_units():
         combined_rewards(dict(a=first), dict(b=1.0), groups)
     with pytest.raises(ValueError, match="All weights of rewards are zero"):
         combined_rewards(dict(a=first), dict(a=0.0), groups)
+
+
+@pytest.mark.parametrize("scope", ["group", "all"])
+def test_what_is_not_known_has_no_part_in_its_group(scope):
+    rewards, groups = np.array([1.0, np.nan, 3.0, 8.0, 2.0, np.nan, np.nan]), np.array([0, 0, 0, 1, 1, 2, 2])
+    found, known = group_advantages(rewards, groups, scope), ~np.isnan(rewards)
+    alone = group_advantages(rewards[known], groups[known], scope)
+    np.testing.assert_allclose(found.values[known], alone.values, rtol=1e-6)
+    assert not found.values[~known].any() and found.flat == pytest.approx(1 / 3) and alone.flat == 0
+    nothing = group_advantages(np.full(4, np.nan), np.array([0, 0, 1, 1]), scope)
+    assert not nothing.values.any() and nothing.flat == 1

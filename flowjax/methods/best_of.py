@@ -1,0 +1,96 @@
+"""Best of N: of each group of samples the best is kept, and learnt from as data are (Dong et al. 2023, RAFT).
+
+With `policy='reference'` the frozen network of the start draws, and the student learns its best-of-N distribution: with a
+continuous reward that lies at a divergence of log N - (N - 1) / N, and is what every other method has to beat. With
+`policy='student'` the student draws for itself, which goes on for as long as training does.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from flowjax.choices import Spec, choose
+from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Role
+from flowjax.losses.denoising import prediction_loss
+from flowjax.methods import groups
+from flowjax.methods.parts import average_roles, draw, joined, make_samplers, make_setting, student_role
+from flowjax.paths.weights import loss_weight
+
+POLICIES = ("student", "reference")
+READINGS = {
+    **groups.READINGS,
+    "error": "The squared error of the prediction on the best samples. It falls a little, to the floor that noise sets.",
+}
+
+
+def best_of(
+    config: ConfigDict,
+    data: DataSpec,
+    rewards: Spec,
+    rollout: Spec,
+    prediction: str = "velocity",
+    group_size: int = 8,
+    updates: int = 1,
+    kept: int = 1,
+    policy: str = "student",
+    chunks: int = 1,
+    failures: str = "stop",
+) -> Method:
+    """Flow matching on the best samples of groups.
+
+    Args:
+      config: path, time, weight, noise, network, preconditioning, optimizer, ema, samplers, restore.
+      data: shape and conditions; a batch lends its conditions to the rollout.
+      rewards: name -> spec of flowjax.rewards with a weight.
+      rollout: spec of any sampler (samplers/build.py), without a role.
+      prediction: what the network outputs.
+      group_size: N; divides batch_size.
+      updates: of the parameters with one rollout; divides the number of groups.
+      kept: how many of each group are learnt from.
+      policy: who draws, 'student' or 'reference'.
+      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
+      failures: of a reward, 'stop' or 'skip'.
+    """
+    choose("method.policy", policy, dict.fromkeys(POLICIES))
+    setting = make_setting(config, data, prediction)
+    grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
+    if not 1 <= kept < group_size:
+        raise ValueError(
+            f"method.kept is {kept} of method.group_size={group_size}; expected at least one, and not all."
+        )
+    drawer = groups.make_policy(setting, rollout, policy)
+
+    def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict:
+        samples, cond = groups.draw_groups(grouped, drawer, params, batch, key)
+        return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
+
+    def batches(arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"]) -> list[dict[str, np.ndarray]]:
+        worth = worth.reshape(-1, group_size)
+        lowest, highest = np.where(np.isnan(worth), np.inf, worth), np.where(np.isnan(worth), -np.inf, worth)
+        order = np.argsort(-highest, axis=1, kind="stable")[:, :kept]
+        best = (order + np.arange(len(worth))[:, None] * group_size).reshape(-1)
+        # A group without a difference has no best, and what is not known is none.
+        told = np.repeat(highest.max(axis=1) > lowest.min(axis=1), kept) & np.isfinite(highest.reshape(-1)[best])
+        mask = np.zeros(worth.size, np.float32)
+        mask[best] = told
+        return groups.split_rows({**arrays, "mask": mask}, np.split(best, updates))
+
+    def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
+        drawn = draw(setting, batch, key, label_dropout=0.0)
+        predict = lambda x, t: setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
+        weight = loss_weight(setting.weight, setting.path, prediction, drawn.t)
+        pair = (drawn.noise, drawn.data, drawn.t)
+        return prediction_loss(predict, setting.path, prediction, *pair, weight=weight)
+
+    reference = {"reference": Role(copy_of="student")} if policy == "reference" else {}
+    return Method(
+        roles=joined(
+            {"student": student_role(config, setting.network), **reference}, grouped.judge.roles, average_roles(config)
+        ),
+        phases={"best": Phase(loss, trains=("student",))},
+        samplers=make_samplers(config, setting),
+        collect=grouped.collect(make_samples, batches, updates),
+        readings=READINGS,
+    )

@@ -1,0 +1,203 @@
+"""Samples in groups that share their conditions, and what they are worth: where every method begins that learns from rewards.
+
+A rollout draws `batch_size` samples in groups of `group_size`; those of a group are compared with one another. Rewards in JAX
+are evaluated with the rollout, those on the host while the device draws the next chunk (contract.Collect). A sample whose worth
+is not known, because a reward failed and failures are skipped, takes no part in what follows.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+from flowjax.arrays import example_keys
+from flowjax.choices import Spec
+from flowjax.contract import Batch, Collect, DataSpec, Params, Sampler
+from flowjax.losses.policy import Advantages, group_advantages
+from flowjax.methods.parts import Setting, conditions_of, sampler_of
+from flowjax.models.network import Conditions
+from flowjax.rewards import REWARDS, Rewards, make_rewards
+
+READINGS = {
+    "collect/flat": "The share of groups whose samples are all worth the same: they teach nothing.",
+    "collect/spread": "The mean distance of samples of a group. It falls with the divergence; to zero, and they are all alike.",
+    "collect/failed": "The share of samples whose worth is not known: of a reward that failed, with failures='skip'.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """How samples are grouped and judged.
+
+    Attributes:
+      judge: what they are worth.
+      batch_size: of a rollout.
+      group_size: samples that are compared with one another.
+      chunks: into how many parts a rollout is cut.
+    """
+
+    judge: Rewards
+    batch_size: int
+    group_size: int
+    chunks: int
+
+    @property
+    def index(self) -> Int[np.ndarray, " n"]:
+        """To which group each sample belongs."""
+        return np.arange(self.batch_size) // self.group_size
+
+    def leaders(self, batch: Batch) -> Int[Array, " b"]:
+        """The first of the group of each example of a batch, or of a chunk of it."""
+        return jnp.arange(len(batch["row"])) // self.group_size * self.group_size
+
+    def conditions(self, batch: Batch) -> Conditions:
+        """The conditions of a batch, those of the first of each group for all of it."""
+        leader = self.leaders(batch)
+        return {name: array[leader] for name, array in conditions_of(batch).items()}
+
+    def judged(
+        self, params: Params, samples: Float[Array, "b ..."], cond: Conditions, arrays: Mapping[str, Array]
+    ) -> dict[str, Any]:
+        """What a rollout returns: arrays for the loss, and what samples are worth as far as it is known on the device."""
+        made = {"batch": {**arrays, **cond}, "rewards": self.judge.values(params, samples, cond)}
+        return {**made, "judged": samples} if self.judge.hosted else made
+
+    def collect(
+        self,
+        rollout: Callable[[Params, Batch, Key[Array, ""]], dict[str, Any]],
+        batches: Callable[[Mapping[str, np.ndarray], Float[np.ndarray, " n"]], Sequence[dict[str, np.ndarray]]],
+        every: int,
+    ) -> Collect:
+        """A collection in groups.
+
+        Args:
+          rollout: what returns `judged`.
+          batches: (arrays of the rollout, what each sample is worth) -> the batches of a period, `every` of them.
+          every: how many updates learn from one rollout.
+        """
+        score = (
+            (lambda made: self.judge.score(made["judged"], conditions_of(made["batch"]))) if self.judge.hosted else None
+        )
+        return Collect(
+            rollout,
+            lambda made, scores, step: batches(made["batch"], self.worth(made, scores)),
+            every,
+            score=score,
+            chunks=self.chunks,
+            metrics=self._figures,
+        )
+
+    def worth(self, made: Mapping[str, Any], scores: Mapping[str, np.ndarray] | None) -> Float[np.ndarray, " n"]:
+        """What each sample is worth; NaN where it is not known."""
+        return self.judge.total({**made["rewards"], **(scores or {})}, self.index)
+
+    def _figures(self, made: Mapping[str, Any], scores: Mapping[str, np.ndarray] | None) -> dict[str, float]:
+        drawn = made["batch"]["data"]
+        samples = np.reshape(drawn, (-1, self.group_size, np.prod(drawn.shape[1:])))
+        values = {**made["rewards"], **(scores or {})}
+        means = {f"reward_{name}": _mean_of_known(value) for name, value in values.items()}
+        flat = group_advantages(self.worth(made, scores), self.index).flat
+        failed = {"failed": self.judge.failed(values)} if self.judge.failures == "skip" else {}
+        return {**means, "flat": flat, "spread": spread(samples), **failed}
+
+
+def make_groups(
+    config: ConfigDict,
+    data: DataSpec,
+    rewards: Spec,
+    group_size: int,
+    updates: int = 1,
+    chunks: int = 1,
+    failures: str = "stop",
+) -> Groups:
+    """Groups of a config; sizes that do not divide are refused.
+
+    Args:
+      config: batch_size.
+      data: what is drawn.
+      rewards: name -> spec of flowjax.rewards with a weight.
+      group_size: samples that are compared with one another.
+      updates: of the parameters with one rollout: each takes whole groups.
+      chunks: in which rewards on the host judge a rollout.
+      failures: of a reward, 'stop' or 'skip'.
+    """
+    size = config.batch_size
+    if min(group_size - 1, updates, chunks) < 1 or size % (group_size * updates) or size % (group_size * chunks):
+        parts = int(np.lcm(max(updates, 1), max(chunks, 1)))
+        raise ValueError(
+            f"batch_size={size} samples in groups of method.group_size={group_size} for method.updates={updates} updates, "
+            f"judged in method.chunks={chunks}: each takes whole groups of two or more. Use a multiple of "
+            f"{max(group_size, 2) * parts}."
+        )
+    judge = make_rewards(rewards, REWARDS, failures=failures, data=data)
+    if chunks > 1 and not judge.hosted:
+        raise ValueError(
+            f"method.chunks is {chunks}, but all rewards are judged on the device with the rollout: there is nothing to "
+            "overlap. Leave it at 1."
+        )
+    return Groups(judge, size, group_size, chunks)
+
+
+def make_policy(setting: Setting, spec: Spec, role: str) -> Sampler:
+    """The sampler of a rollout, of any kind.
+
+    Args:
+      setting: of the network.
+      spec: of samplers/build.py, without a role.
+      role: whose parameters draw.
+    """
+    spec = ConfigDict(dict(spec)).to_dict()
+    if "role" in spec:
+        raise ValueError(f"method.rollout has role='{spec['role']}', but the method itself says who draws. Drop it.")
+    return sampler_of({**spec, "role": role}, setting)
+
+
+def draw_groups(
+    groups: Groups, policy: Sampler, params: Params, batch: Batch, key: Key[Array, ""]
+) -> tuple[Float[Array, "b ..."], Conditions]:
+    """Samples of a batch's rows under the conditions of their groups, and these.
+
+    Args:
+      groups: see there.
+      policy: what draws.
+      params: role -> parameters.
+      batch: `row` and conditions.
+      key: of the rollout; a sample depends on it, its row and its conditions alone.
+    """
+    cond = groups.conditions(batch)
+    return jax.lax.stop_gradient(policy.draw(params, cond, example_keys(key, batch["row"]))), cond
+
+
+def advantages(groups: Groups, worth: Float[np.ndarray, " n"], scope: str = "group", limit: float = 5.0) -> Advantages:
+    """Advantages within groups (losses/policy.py)."""
+    return group_advantages(worth, groups.index, scope, limit)
+
+
+def split_rows(arrays: Mapping[str, np.ndarray], rows: Sequence[Int[np.ndarray, " m"]]) -> list[dict[str, np.ndarray]]:
+    """The arrays of some rows, for each of several batches."""
+    return [{name: array[some] for name, array in arrays.items()} for some in rows]
+
+
+def learnable(advantage: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """A mask that leaves out what teaches nothing, an advantage of zero, unless there is nothing else."""
+    return np.where(advantage.any(), advantage != 0, True).astype(np.float32)
+
+
+def spread(samples: Float[np.ndarray, "g n d"]) -> float:
+    """The mean distance of two samples of a group, per root of an element."""
+    count, size = samples.shape[1:]
+    centred = np.asarray(samples, np.float64) - np.mean(samples, axis=1, keepdims=True)  # so that little cancels
+    products = centred @ centred.swapaxes(1, 2)
+    lengths = np.diagonal(products, axis1=1, axis2=2)
+    away = np.sqrt(np.maximum(lengths[:, :, None] + lengths[:, None] - 2 * products, 0.0) / size)
+    return float(away.sum(axis=(1, 2)).mean() / (count * (count - 1)))
+
+
+def _mean_of_known(values: Float[np.ndarray, " n"]) -> float:
+    known = np.asarray(values)[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -1,0 +1,189 @@
+"""DPO, KTO, DiffusionNFT and best of N move a known flow as their closed forms say, and refuse what cannot be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gaussian_line import GROUP, MEAN, RIGHT, STD, exact, first_batch, made, mean_loss, slope, train
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from flowjax.methods.negative_aware import follow_rate
+from flowjax.methods.preference import extremes
+from flowjax.models import NETWORKS
+
+HEUN = dict(name="heun", steps=8)
+OWN = dict(rewards=RIGHT, rollout=HEUN, group_size=GROUP)
+
+
+@pytest.fixture(autouse=True)
+def network(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "exact", exact)
+
+
+@pytest.mark.parametrize(("name", "share"), [("dpo", 0.5), ("kto", 0.25)])
+def test_the_first_gradient_of_preferences_is_the_closed_form(name, share):
+    """With errors e and e + (1 - t c) d of reference and student, the two costs differ by -2 (1 - t c)^2 d (x_w - x_l)."""
+    beta = 3.0
+    method, executor = made(name, beta=beta, **OWN)
+    batch, params, _ = first_batch(method, executor)
+    assert batch["data"].shape == (16, 1) and batch["others"].shape == (16, 1, 1) and batch["mask"].all()
+    away = (batch["data"] - batch["others"][:, 0])[:, 0]
+    assert (away > 1).all()  # the best of thirty-two is further from the worst than two standard deviations
+    value, metrics = method.phases["preference"].loss(params, batch, jax.random.key(0))
+    np.testing.assert_allclose(value, np.log(2) if name == "dpo" else 0.5, rtol=1e-5)
+    t = metrics["t"]
+    expected = -share * beta * jnp.mean((1 - t * slope(t)) ** 2 * away)
+    np.testing.assert_allclose(jax.grad(mean_loss(method, params, batch))(0.0), expected, rtol=1e-4)
+    assert method.checks["reference"](params, batch, jax.random.key(1)).passed
+    away_from_it = {**params, "student": {"mean": params["student"]["mean"] + 0.3}}
+    assert not method.checks["reference"](away_from_it, batch, jax.random.key(1)).passed
+
+
+def test_a_sum_over_elements_and_another_space_of_errors_are_factors():
+    slopes = {}
+    for options in (dict(), dict(error="sum"), dict(loss="noise"), dict(beta=50.0)):
+        method, executor = made("dpo", **OWN, **options)
+        batch, params, _ = first_batch(method, executor)
+        slopes[str(options)] = jax.grad(mean_loss(method, params, batch))(0.0)
+        t = method.phases["preference"].loss(params, batch, jax.random.key(0))[1]["t"]
+    plain, summed, noise, half = slopes.values()
+    np.testing.assert_allclose([summed, half], [plain, plain / 2], rtol=1e-5)  # one element: a sum is a mean
+    away = (batch["data"] - batch["others"][:, 0])[:, 0]
+    weights = [jnp.mean(factor * (1 - t * slope(t)) ** 2 * away) for factor in (1.0, t**2)]
+    np.testing.assert_allclose(noise / plain, weights[1] / weights[0], rtol=1e-4)  # x0 = x - t v
+
+
+def test_ties_teach_nothing_and_the_other_one_may_be_the_better():
+    method, executor = made("dpo", **OWN)
+    batch, params, _ = first_batch(method, executor)
+    turned = {**batch, "data": batch["others"][:, 0], "others": batch["data"][:, None], "outcome": -batch["outcome"]}
+    gradient = lambda batch: jax.grad(mean_loss(method, params, batch))(0.0)
+    np.testing.assert_allclose(gradient(turned), gradient(batch), rtol=1e-4)
+    assert gradient({**batch, "outcome": 0 * batch["outcome"]}) == 0
+
+
+def test_the_reference_follows_when_it_is_told_to():
+    method, executor = made("dpo", **OWN, reference_every=3, beta=5.0)
+    means, state, *_ = train(method, executor, 5)
+    assert state.params["reference"]["mean"] == means[2] != means[4]
+    method, executor = made("dpo", **OWN)
+    assert train(method, executor, 3)[1].params["reference"]["mean"] == MEAN
+
+
+def test_extremes_by_hand():
+    nan = np.nan
+    worth = np.array([1.0, 3.0, 2.0, 5.0, 5.0, 5.0, nan, 2.0, 1.0, nan, nan, 4.0, nan, nan, nan])
+    best, worst, told = extremes(worth, 3)
+    np.testing.assert_array_equal(told, [1, 0, 1, 0, 0])
+    np.testing.assert_array_equal(best[[0, 2]], [1, 7])
+    np.testing.assert_array_equal(worst[[0, 2]], [0, 8])
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.25])
+def test_negative_aware_tuning_moves_the_mean_by_a_share_of_the_spread(strength):
+    """The minimum over the mean is std / (b limit) further: E[A (x1 - X_old)] is std times the gain of X in the mean."""
+    limit = 8.0
+    options = dict(OWN, group_size=512, strength=strength, adaptive=False, divergence_weight=0.0)
+    method, executor = made("nft", size=4096, advantage_limit=limit, **options)
+    batch, params, _ = first_batch(method, executor)
+    gradient = jax.grad(mean_loss(method, params, batch))
+    at = gradient(0.0), gradient(1.0)  # a quadratic
+    # A minimum of 4096 draws: the samples are also noised, so its error is some spreads over the root of that.
+    assert at[0] / (at[0] - at[1]) == pytest.approx(STD / (strength * limit), rel=0.15)
+
+
+def test_the_old_policy_follows_after_each_period_and_more_slowly_as_time_goes_on():
+    rate = lambda step: float(follow_rate(4, 0.1, 0.5, 2)(jnp.asarray(step)))
+    assert [rate(step) for step in range(3)] == [0, 0, 0] and rate(3) == rate(7) == rate(11) == 1
+    assert rate(15) == pytest.approx(0.9) and rate(19) == pytest.approx(0.8) and rate(399) == 0.5 and rate(398) == 0
+    method, executor = made("nft", updates=4, slope=0.0, **OWN)
+    means, state, metrics, _ = train(method, executor, 6)
+    assert state.params["old"]["mean"] == means[3] and state.params["reference"]["mean"] == MEAN
+    assert means[-1] > MEAN and metrics["divergence"][0] > 0
+
+
+def test_before_the_first_update_all_networks_of_negative_aware_tuning_are_one():
+    method, executor = made("nft", **OWN)
+    batch, params, _ = first_batch(method, executor)
+    assert method.checks["start"](params, batch, jax.random.key(0)).passed
+    far = {**params, "old": {"mean": params["old"]["mean"] + 1}}
+    assert not method.checks["start"](far, batch, jax.random.key(0)).passed
+
+
+def expected_best(count):
+    """E[max] of standard normals."""
+    return quad(lambda x: x * count * norm.cdf(x) ** (count - 1) * norm.pdf(x), -10, 10)[0]
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_best_of_n_of_the_reference_ends_at_the_mean_of_the_best(count):
+    changes = dict(optimizer=dict(name="sgd", learning_rate=0.3, decay="constant", warmup_steps=0))
+    options = dict(rewards=RIGHT, rollout=HEUN, group_size=count, policy="reference")
+    means, state, *_ = train(*made("best_of", changes, **options), 60)
+    # Averaged over forty rollouts of 64 or more winners, whose spread is below a half.
+    assert np.mean(means[20:]) == pytest.approx(MEAN + STD * expected_best(count), abs=0.03)
+    assert state.params["reference"]["mean"] == MEAN
+
+
+def test_best_of_n_of_the_student_goes_on():
+    means, *_ = train(*made("best_of", **OWN), 30)
+    assert means[-1] > MEAN + 2 * STD * expected_best(GROUP)
+
+
+def test_groups_without_a_best_are_left_out_and_more_than_one_may_be_kept():
+    method, _ = made("best_of", rewards=RIGHT, rollout=HEUN, group_size=4, kept=2, size=16)
+    worth = np.array([0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 1.0, np.nan, 5.0, np.nan, 4.0, np.nan, 5.0, np.nan, np.nan])
+    arrays = {"data": np.arange(16.0)[:, None], "row": np.arange(16)}
+    with pytest.raises(ValueError, match="no finite number for 5 of 16"):
+        method.collect.batches({"batch": arrays, "rewards": {"right": worth}}, None, 0)
+    method, _ = made("best_of", rewards=RIGHT, rollout=HEUN, group_size=4, kept=2, size=16, failures="skip")
+    (batch,) = method.collect.batches({"batch": arrays, "rewards": {"right": worth}}, None, 0)
+    kept = batch["data"][batch["mask"] == 1, 0]
+    np.testing.assert_array_equal(np.sort(kept), [2, 3, 9, 11])
+    assert len(batch["mask"]) == 8
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "nft", "best_of"])
+def test_every_curve_has_a_reading_and_every_reading_a_curve(name):
+    method, executor = made(name, **OWN)
+    batch, params, feed = first_batch(method, executor)
+    (phase,) = method.phases.values()
+    collected = {f"collect/{figure}" for figure in feed.metrics if not figure.startswith("reward_")}
+    shown = set(phase.loss(params, batch, jax.random.key(0))[1]) - {"t"}
+    assert set(method.readings) - {"collect/failed"} == shown | collected
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dpo", dict(rewards=RIGHT), "Give both, or none"),
+        ("dpo", dict(beta=0.0), "expected above 0"),
+        ("dpo", dict(error="men"), "Did you mean 'mean'"),
+        ("kto", dict(weight_good=0.0, weight_bad=0.0), "not both zero"),
+        ("dpo", dict(OWN, rollout=dict(HEUN, role="ema")), "the method itself says who draws"),
+        ("dpo", dict(OWN, chunks=2), "nothing to overlap"),
+        ("nft", dict(OWN, strength=0.0), "expected positive numbers"),
+        ("nft", dict(OWN, highest=1.0), "would never follow"),
+        ("best_of", dict(OWN, kept=GROUP), "at least one, and not all"),
+        ("best_of", dict(OWN, policy="old"), "Known: reference, student"),
+        ("best_of", dict(OWN, group_size=1), "whole groups of two or more"),
+    ],
+)
+def test_what_cannot_be_is_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        made(name, **options)
+
+
+def test_data_that_compare_nothing_are_refused_when_they_are_seen():
+    method, executor = made("dpo")
+    batch = {"data": jnp.zeros((4, 1)), "row": jnp.arange(4), "mask": jnp.ones(4)}
+    loss = method.phases["preference"].loss
+    with pytest.raises(ValueError, match="the data bring no 'others'"):
+        loss(executor.start().params, batch, jax.random.key(0))
+    with pytest.raises(ValueError, match="these data rank 4"):
+        loss(
+            executor.start().params,
+            {**batch, "others": jnp.zeros((4, 3, 1)), "outcome": jnp.ones(4)},
+            jax.random.key(0),
+        )
