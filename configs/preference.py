@@ -1,14 +1,20 @@
-"""A finished run, tuned by a reward of its own samples.
+"""A finished run, tuned by what its samples are worth.
 
     python -m flowjax.main --config=configs/points.py --workdir=runs/points
     python -m flowjax.main --config=configs/preference.py:run=runs/points                          # Flow-GRPO, to the right
-    python -m flowjax.main --config=configs/preference.py:run=runs/points,method=dance_grpo,reward=quadratic
+    python -m flowjax.main --config=configs/preference.py:run=runs/points,method=nft,reward=quadratic
+    python -m flowjax.main --config=configs/preference.py:run=runs/shapes,reward=scene,guidance=2.5    # the parser of captions
     python -m flowjax.main --config=configs/preference.py:run=runs/digits,reward=brightness,rank=16    # an adapter
     python -m flowjax.sweep --config=configs/preference.py:run=runs/points --out=runs/preference       # every method
 
 It goes on from the run's parameters with the run's network, data and path; conditions of the data are those that samples are
-drawn under. `weight` is that of the divergence from where it began: a reward alone is worth any drift. Log-probabilities are
-summed over the elements of a sample, so the divergence is that of whole steps.
+drawn under. A watchdog holds the model against the one it began as: reward, divergence and spread, by step and as a curve in
+report.html; `divergence`, `spread` set its limits.
+
+`hold` says how firmly the reference holds: a reward alone is worth any drift. It is the weight of the divergence in policy
+gradients, which sum log-probabilities over the elements of a sample so that the divergence is that of whole steps; beta of
+the summed error in DPO and KTO; the weight of the squared distance in DiffusionNFT; the weight of the data's own loss in ReFL
+and DRaFT. Each method has a value of its own, unless told. Best of N is held by the reference that draws its samples.
 """
 
 from flowjax import sweep as hyper
@@ -20,56 +26,82 @@ REWARDS = {
     "linear": dict(right=dict(name="linear", direction=(1.0, 0.0))),
     "quadratic": dict(centred=dict(name="quadratic")),
     "brightness": dict(bright=dict(name="brightness")),
+    "compressibility": dict(small=dict(name="compressibility")),
+    "scene": dict(right=dict(name="scene")),
 }
 GRID = dict(name="uniform")
-# method -> its own sampler of rollouts, and what it changes.
+HEUN = dict(name="heun", steps=10, grid=GRID)
+EULER = dict(name="euler", steps=20, grid=GRID)
+POLICY = dict(group_size=16, clip=0.2, log_prob="sum")
+# method -> its own sampler of rollouts, what `hold` is there and its value, and what else it sets.
 METHODS = {
-    "flow_grpo": (dict(name="flow_grpo", a=0.7, steps=10, grid=GRID), {}),
-    "dance_grpo": (dict(name="dance_grpo", eta=0.3, steps=16, grid=GRID), {}),
-    "mix_grpo": (dict(name="flow_grpo", a=0.7, steps=16, grid=GRID), dict(window=4, window_every=5)),
+    "flow_grpo": (dict(name="flow_grpo", a=0.7, steps=10, grid=GRID), ("divergence_weight", 1.0), POLICY),
+    "dance_grpo": (dict(name="dance_grpo", eta=0.3, steps=16, grid=GRID), ("divergence_weight", 1.0), POLICY),
+    "mix_grpo": (
+        dict(name="flow_grpo", a=0.7, steps=16, grid=GRID),
+        ("divergence_weight", 1.0),
+        dict(POLICY, window=4, window_every=5),
+    ),
+    "nft": (HEUN, ("divergence_weight", 1e-4), dict(group_size=16)),
+    "dpo": (HEUN, ("beta", 1.0), dict(group_size=4, error="sum")),
+    "kto": (HEUN, ("beta", 1.0), dict(group_size=4, error="sum")),
+    "best_of": (HEUN, None, dict(group_size=4, policy="reference")),
+    "refl": (EULER, ("pretraining_weight", 1.0), dict(stop=(15, 19), ceiling=None, reward_weight=0.1)),
+    "draft": (EULER, ("pretraining_weight", 1.0), dict(steps=1, reward_weight=0.1)),
 }
+GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: run = a finished run's folder; method = one of METHODS; reward = one of REWARDS; weight; rank; tiny."""
-    options = parse_argument(argument, run="", method="flow_grpo", reward="linear", weight=1.0, rank=0, tiny=False)
+    """Options: run = a finished run's folder; method, reward = one of METHODS, REWARDS; hold, guidance, divergence, spread: see
+    above, -1 for the method's own, 0 for none; updates = steps; rank = of an adapter; tiny."""
+    known = dict(run="", method="flow_grpo", reward="linear", hold=-1.0, guidance=0.0, divergence=0.0, spread=0.0)
+    options = parse_argument(argument, **known, updates=300, rank=0, tiny=False)
     if not options.run:
         raise ValueError("Which run is tuned? Give --config=configs/preference.py:run=RUN_DIRECTORY.")
     config = defaults()
     theirs = adopt(config, options.run, "The run that is tuned")
-    rollout, changes = choose("method", options.method, METHODS)
+    rollout, held, more = choose("method", options.method, METHODS)
     config.name = f"{theirs.name}_{options.method}_{options.reward}"
-    config.steps = 300
+    config.steps = options.updates
     config.batch_size = 256
     config.steps_per_dispatch = 1
+    guidance = dict(name="cfg", scale=options.guidance) if options.guidance else dict(name="none")
     config.method = dict(
         name=options.method,
         rewards=choose("reward", options.reward, REWARDS),
-        rollout=dict(rollout),
+        rollout=dict(rollout, guidance=guidance),
         prediction=theirs.method.get("prediction", "velocity"),
-        group_size=16,
-        clip=0.2,
-        log_prob="sum",
-        divergence_weight=options.weight,
-        **changes,
+        **more,
     )
+    if held is not None:
+        config.method[held[0]] = held[1] if options.hold < 0 else options.hold
+    elif options.hold >= 0:
+        raise ValueError(f"The method '{options.method}' has nothing that hold={options.hold} could set. Leave it out.")
     config.restore.student = reference_of_run(options.run, "The run that is tuned")
     config.optimizer = dict(name="adam", learning_rate=3e-4)
     config.ema = dict(ema=dict(name="warmup", decay=0.95))
-    config.samplers = dict(default=dict(name="heun", steps=20, grid=GRID, role="ema"))
+    config.samplers = dict(default=dict(name="heun", steps=20, grid=GRID, role="ema", guidance=guidance))
+    config.watchdog = dict(name="reference", guidance=guidance)
+    if options.divergence:
+        config.watchdog.largest_divergence = options.divergence
+    if options.spread:
+        config.watchdog.least_spread = options.spread
     config.when.log = schedule(every_steps=10)
     config.when.sample = schedule(at_percent=(10, 50, 100))
-    config.when.evaluate = schedule(at_percent=(100,))
+    config.when.evaluate = schedule(at_percent=tuple(range(10, 101, 10)))
     config.when.checkpoint = schedule(every_steps=100, at_percent=(100,))
     if options.rank:
         config.lora.rank = options.rank
     if options.tiny:
         config.name += "_tiny"
         config.steps, config.batch_size = 4, 32
-        config.method.group_size = 8
+        if options.method not in GRADIENT:
+            config.method.group_size = min(8, config.method.group_size)
+        config.watchdog.count, config.watchdog.steps = 32, 2
         config.samplers.default.steps = 2
         config.when.log = schedule(every_steps=2)
-        config.when.sample = config.when.evaluate = schedule(at_percent=(100,))
+        config.when.sample = config.when.evaluate = schedule(at_percent=(50, 100))
         config.when.checkpoint = schedule(every_steps=2)
     return config
 

@@ -27,6 +27,7 @@ from flowjax.choices import check_type, suggestion
 
 SPECS = (
     "data", "coupling", "text", "network", "method", "path", "time", "weight", "noise", "preconditioning", "optimizer",
+    "watchdog",
 )  # fmt: skip
 OPEN = ("restore", "writers")  # groups with names of one's own, checked entry by entry
 SPEC_MAPS = ("ema", "samplers", "evaluators")  # a name of one's own -> spec
@@ -101,6 +102,7 @@ def defaults() -> ConfigDict:
     config.lora = dict(rank=0, alpha=0.0, pattern="kernel$", roles=("student",))
     # role -> RUN_DIRECTORY or RUN_DIRECTORY:role of a finished run to start from: restore=dict(student="runs/small:ema")
     config.restore = dict()
+    config.watchdog = dict(name="none")  # what holds a tuned model against the one it began as (methods/watchdog.py)
     config.samplers = dict(
         default=dict(name="heun", steps=20, grid=dict(name="uniform"), guidance=dict(name="none"), role="ema")
     )
@@ -399,7 +401,8 @@ def refuse_another_run(config: ConfigDict, saved: Mapping[str, Any], step: int) 
       step: the checkpoint's step.
     """
     plain = lambda mapping: dict(flatten(json.loads(json.dumps(mapping))))
-    now, then = plain(config.to_dict()), plain(saved)
+    # An entry that there was not when the run began has its default, which is what the run has done.
+    now, then = plain(config.to_dict()), plain({**defaults().to_dict(), **saved})
     changed = [
         f"{path}: {then.get(path, 'not there')!r} then, {now.get(path, 'not there')!r} now"
         for path in sorted(now.keys() | then.keys())

@@ -124,6 +124,24 @@ class Sampler:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measure:
+    """Figures of a state that no picture shows, taken when a run is evaluated: of samples of its own.
+
+    Attributes:
+      draw: (params, conditions, keys[b]) -> a tree of arrays whose first axis is the example; compiled. Example i depends on
+        keys[i] and condition i alone.
+      figures: (that tree as NumPy arrays, conditions) -> name -> number, on the host.
+      count: how many examples.
+      group_size: how many of them in turn share their conditions.
+    """
+
+    draw: Callable[[Params, Mapping[str, Array], Key[Array, " b"]], PyTree]
+    figures: Callable[[PyTree, Mapping[str, np.ndarray]], Mapping[str, float]]
+    count: int
+    group_size: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Collect:
     """Makes training batches by rollout: reinforcement learning, online pairs, self-play.
 
@@ -183,7 +201,9 @@ class Method:
       samplers: name -> Sampler; the first is the default.
       collect: optional rollout that replaces the data batches.
       checks: name -> (params, batch, key) -> CheckResult, run by `--mode=check` beside the general ones.
-      watch: (step, averaged metrics of a log line) -> None, or the reason to stop the run here, with a checkpoint.
+      measures: name -> Measure.
+      watch: (step, averaged metrics of a log line and what was measured, where there are such) -> None, or the reason to
+        stop the run here, with a checkpoint.
       readings: metric, or phase/metric -> what it is and how its curve looks when all is well: the report's captions.
 
     Tracked roles follow in the order of `roles`: one that tracks a tracked role sees it before or after its own move
@@ -197,6 +217,7 @@ class Method:
     checks: Mapping[str, Callable[[Params, Batch, Key[Array, ""]], CheckResult]] = dataclasses.field(
         default_factory=dict
     )
+    measures: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
     watch: Callable[[int, Mapping[str, float]], str | None] | None = None
     readings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

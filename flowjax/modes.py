@@ -51,11 +51,12 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
     from flowjax.evaluation import run_files
     from flowjax.evaluation.receipts import write_receipt
     from flowjax.evaluation.report import write_report
+    from flowjax.training.measures import Measuring
     from flowjax.training.sampling import Drawer, evaluate, make_evaluators
 
     run, params, step, name = _latest(config, workdir, options)
     evaluators = make_evaluators(run)
-    if not evaluators:
+    if not evaluators and not run.method.measures:
         raise ConfigError(
             "The config has no evaluators. Add config.evaluators, for example sliced_w2=dict(name='sliced_w2')."
         )
@@ -67,6 +68,8 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
     average = f"power, std {options.ema_std}" if options.ema_std is not None else None
     average = "combination" if options.combined else average
     values, receipts = evaluate(run, Drawer(run), evaluators, params, step, name, trained, average)
+    for found, written in Measuring(run).take(params, step, trained):
+        values, receipts = {**values, **found}, [*receipts, *written]
     for receipt in receipts:
         write_receipt(workdir / "receipts", receipt)
     for metric, value in values.items():

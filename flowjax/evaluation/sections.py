@@ -15,6 +15,7 @@ from typing import Any
 
 from flowjax.evaluation import run_files
 from flowjax.evaluation.charts import Line, chart, number_text, smooth
+from flowjax.evaluation.frontier import frontier
 from flowjax.evaluation.run_files import number
 from flowjax.evaluation.run_record import Run, floors, series, status
 
@@ -190,6 +191,7 @@ def curves(run: Run) -> str:
     out = f'<div class="charts">{draw(first, True)}</div>' if first else ""
     if evaluated:
         out += f'<h3>Evaluations during training</h3><div class="charts">{draw(evaluated, False)}</div>'
+    out += frontier(run)
     if rest:
         noun = "figure" if len(rest) == 1 else "figures"
         out += (
@@ -213,8 +215,10 @@ def _curve(run: Run, head: str, members: Sequence[tuple[str, str]], noisy: bool,
         ends = [min(line.x[0] for line in lines), max(line.x[-1] for line in lines)]
         lines.append(Line("real against real", ends, [known[metric]] * 2, "floor", 6))
     bad = sum(not math.isfinite(value) for line in lines for value in line.y if line.style != "floor")
-    told = [run.readings.get(name) or run.readings.get(name.split("/")[-1]) for name, _ in members]
-    notes = [] if head.startswith("eval/") else [reading for reading in told if reading]
+    # An evaluation may be named as a curve of training is, and is another thing.
+    inexact = {} if head.startswith("eval/") else run.readings
+    told = [run.readings.get(name) or inexact.get(name.split("/")[-1]) for name, _ in members]
+    notes = [reading for reading in told if reading]
     note = " ".join([*dict.fromkeys(notes), *(["Has non-finite values, not drawn."] if bad else [])])
     title = WORDS.get(head, metric.replace("_", " ").replace("/", " / "))
     return chart(

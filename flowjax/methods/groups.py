@@ -100,7 +100,7 @@ class Groups:
         drawn = made["batch"]["data"]
         samples = np.reshape(drawn, (-1, self.group_size, np.prod(drawn.shape[1:])))
         values = {**made["rewards"], **(scores or {})}
-        means = {f"reward_{name}": _mean_of_known(value) for name, value in values.items()}
+        means = {f"reward_{name}": mean_of_known(value) for name, value in values.items()}
         flat = group_advantages(self.worth(made, scores), self.index).flat
         failed = {"failed": self.judge.failed(values)} if self.judge.failures == "skip" else {}
         return {**means, "flat": flat, "spread": spread(samples), **failed}
@@ -198,6 +198,7 @@ def spread(samples: Float[np.ndarray, "g n d"]) -> float:
     return float(away.sum(axis=(1, 2)).mean() / (count * (count - 1)))
 
 
-def _mean_of_known(values: Float[np.ndarray, " n"]) -> float:
+def mean_of_known(values: Float[np.ndarray, " n"]) -> float:
+    """The mean of what is known; NaN where nothing is."""
     known = np.asarray(values)[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

@@ -170,12 +170,20 @@ def pad_stack(batches: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndar
 EXECUTORS = {"jit": JitExecutor, "pmap": PmapExecutor}
 
 
-def check_divides(batch_size: int, shards: int, accumulation: int) -> None:
-    """Refuses a batch that does not fall into equal parts for every device and micro-batch."""
+def check_divides(batch_size: int, shards: int, accumulation: int, what: str = "batch_size={}") -> None:
+    """Refuses a batch that does not fall into equal parts for every device and micro-batch.
+
+    Args:
+      batch_size: of a batch.
+      shards: devices that it is split over.
+      accumulation: micro-batches.
+      what: it is, for the message, with {} for its size.
+    """
     parts = shards * accumulation
     if batch_size % parts:
         below, above = batch_size // parts * parts, -(-batch_size // parts) * parts
         near = f"{below} or {above}" if below else f"{above}"
         raise ValueError(
-            f"batch_size={batch_size} does not divide into {shards} device shards x {accumulation} micro-batches. Use {near}."
+            f"{what.format(batch_size)} does not divide into {shards} device shards x {accumulation} micro-batches. "
+            f"Use {near}."
         )

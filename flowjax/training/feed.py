@@ -10,6 +10,7 @@ import numpy as np
 
 from flowjax.config import ConfigError
 from flowjax.contract import Batch, Collect, Method
+from flowjax.training.executors import check_divides
 from flowjax.training.state import State, step_key
 
 
@@ -133,6 +134,10 @@ class CollectFeed(_Fetching):
                     f"A batch of collect.batches has no '{missing[0]}', only {', '.join(sorted(batch))}. Every batch needs "
                     "mask [b], 1 for an example, and row [b], its index: the seed of what is drawn for it."
                 )
+        size, devices = len(batches[0]["mask"]), self._executor.mesh.shape["data"] * self._executor.mesh.shape["fsdp"]
+        accumulation = self._executor.config.gradient_accumulation
+        what = f"The rollout of batch_size={self._executor.config.batch_size} makes batches of {{}} examples, which"
+        check_divides(size, devices, accumulation, what)
         return list(batches)
 
     def _score(self, arrays: Any, step: int, index: int) -> Any:

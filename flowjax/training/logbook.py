@@ -16,6 +16,7 @@ from flowjax.evaluation.receipts import write_receipt
 from flowjax.evaluation.report import write_report
 from flowjax.training.conditions import pictured_under
 from flowjax.training.executors import JitExecutor
+from flowjax.training.measures import Measuring
 from flowjax.training.plan import update_flops
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, make_evaluators, sample_picture
@@ -72,7 +73,7 @@ class Logbook:
 
     def __init__(self, run: Run):
         self.run, self.config = run, run.config
-        self._drawer, self._evaluators = Drawer(run), make_evaluators(run)
+        self._drawer, self._evaluators, self._measuring = Drawer(run), make_evaluators(run), Measuring(run)
         self._writers = Writers(run.workdir, total_steps=run.config.steps, backends=run.config.writers.to_dict())
         self.sums = MetricSums()
         for name in run.method.samplers:  # a sampler that cannot draw is found now, not at the first picture
@@ -145,14 +146,20 @@ class Logbook:
                 self._writers.image(step, name, sample_picture(samples, self.run.source, conditions))
 
     def evaluate(self, step: int, state: State) -> dict[str, float]:
-        """Measures the default sampler: metrics, receipts; returns the values."""
-        if not self._evaluators:
-            return {}
-        sampler = self.run.default_sampler
+        """Measures the default sampler, and what the method measures itself: metrics, receipts; returns the values."""
+        values: dict[str, float] = {}
+        receipts: list[dict[str, Any]] = []
+        if self._evaluators:
+            sampler = self.run.default_sampler
+            with self._set_aside():
+                values, receipts = evaluate(
+                    self.run, self._drawer, self._evaluators, state.params, step, sampler, self.seconds()
+                )
         with self._set_aside():
-            values, receipts = evaluate(
-                self.run, self._drawer, self._evaluators, state.params, step, sampler, self.seconds()
-            )
+            for found, written in self._measuring.take(state.params, step, self.seconds()):
+                values, receipts = {**values, **found}, [*receipts, *written]
+        if not values:
+            return {}
         self._writers.scalars(step, {f"eval/{metric}": value for metric, value in values.items()})
         if self._writers.active:
             for receipt in receipts:

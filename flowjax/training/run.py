@@ -18,6 +18,7 @@ from flowjax.data import SOURCES
 from flowjax.data.pipeline import BatchIterator, make_iterator
 from flowjax.methods import METHODS
 from flowjax.methods.lora import with_lora
+from flowjax.methods.watchdog import with_watchdog
 from flowjax.models import stored
 from flowjax.models.growth import grown, misfits, shapes_by_path
 from flowjax.paths.couplings import COUPLINGS
@@ -30,7 +31,8 @@ def build_method(config: ConfigDict, source: Any) -> Method:
     """The method a config asks for; configuration mistakes come out as ConfigError."""
     try:
         method = build("method", config.method, METHODS, config=config, data=source.spec)
-        return with_lora(with_restored(method, config.restore.to_dict()), config.lora)
+        method = with_watchdog(with_restored(method, config.restore.to_dict()), config, source.spec)
+        return with_lora(method, config.lora)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 

@@ -126,15 +126,17 @@ class Trainer:
     def _events(self, step: int, state: State, checkpoints: Checkpoints) -> None:
         logical = self.run.executor.logical(state)
         measured: dict[str, float] = {}
+        seen: dict[str, float] = {}
         if self.due("log", step) or step == self.config.steps:
-            means = self.logbook.write_log(step, self.feed.metrics)
-            reason = self.run.method.watch(step, means) if self.run.method.watch is not None else None
-            self.stop_reason = self.stop_reason or reason or ""
+            seen |= self.logbook.write_log(step, self.feed.metrics)
         try:
             if self.due("sample", step):
                 self.logbook.write_samples(step, logical)
             if self.due("evaluate", step):
                 measured = self.logbook.evaluate(step, logical)
+                seen |= measured
+            if seen and self.run.method.watch is not None:
+                self.stop_reason = self.stop_reason or self.run.method.watch(step, seen) or ""
         finally:  # a picture or a measurement that fails must not cost the training behind it
             if self.due("checkpoint", step):
                 self._save(step, state, checkpoints, measured)

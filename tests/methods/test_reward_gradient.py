@@ -130,7 +130,7 @@ def test_the_pretraining_loss_is_flow_matching_on_the_data():
         ("draft", dict(rollout=dict(EULER, role="ema")), "draws with the student"),
         ("draft", dict(rollout=dict(EULER, guidance=dict(name="cfg", scale=2.0))), "no condition to drop"),
         ("refl", dict(rewards={}), "method.rewards is empty"),
-        ("draft", dict(rewards=dict(own=dict(name="python", function="math:fsum"))), "is scored on the host"),
+        ("draft", dict(rewards=dict(own=dict(name="python", function="math:dist"))), "is scored on the host"),
     ],
 )
 def test_what_cannot_be_is_refused(name, options, message):

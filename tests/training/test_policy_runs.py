@@ -17,6 +17,7 @@ QUIET = [
     "--config.when.sample.at_percent=()",
     "--config.when.evaluate.at_percent=()",
 ]
+UNWATCHED = ["--config.watchdog={'name': 'none'}"]
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +63,64 @@ def test_an_adapter_is_held_to_its_base(base, tmp_path):
 
 
 @pytest.mark.parametrize("method", CONFIG.METHODS)
-@pytest.mark.parametrize("reward", CONFIG.REWARDS)
+@pytest.mark.parametrize("reward", ["linear", "quadratic", "brightness"])
 def test_every_method_fits_a_finished_run(base, method, reward):
     run = Run(load(f"configs/preference.py:tiny,run={base},method={method},reward={reward}"))
-    assert run.config.data == load("configs/points.py:tiny").data and run.method.collect.every == 1
+    assert run.config.data == load("configs/points.py:tiny").data
     batch = {name: value[0] for name, value in run.iterator().stack_batches(1).items()}
     batch["step"] = np.zeros(len(batch["row"]), np.int32)
-    made = jax.eval_shape(run.method.collect.rollout, run.executor.abstract.params, batch, jax.random.key(0))
-    drawn = 4 if method == "mix_grpo" else run.config.method.rollout.steps - 1
-    assert made["batch"]["rollout_x"].shape == (32, drawn, 2)
+    params, key = run.executor.abstract.params, jax.random.key(0)
+    if method in CONFIG.GRADIENT:
+        (phase,) = run.method.phases.values()
+        assert jax.eval_shape(phase.loss, params, batch, key)[0].shape == (32,)
+        return
+    assert run.method.collect.every == 1
+    made = jax.eval_shape(run.method.collect.rollout, params, batch, key)
+    assert made["batch"]["data"].shape == (32, 2)
+    if method.endswith("grpo"):
+        drawn = 4 if method == "mix_grpo" else run.config.method.rollout.steps - 1
+        assert made["batch"]["rollout_x"].shape == (32, drawn, 2)
     assert [value.shape for value in made["rewards"].values()] == [(32,)]
+
+
+@pytest.mark.parametrize("reward", ["scene", "compressibility"])
+def test_rewards_of_pictures_refuse_points(base, reward):
+    with pytest.raises(ConfigError, match=f"'{reward}'"):
+        Run(load(f"configs/preference.py:tiny,run={base},reward={reward}")).method.roles
+
+
+@pytest.mark.parametrize("method", ["nft", "dpo", "draft"])
+def test_methods_without_likelihoods_go_on_too(base, tmp_path, method):
+    whole = tuned(base, tmp_path / "whole", f",method={method}", *UNWATCHED)
+    tuned(base, tmp_path / "cut", f",method={method}", *UNWATCHED, "--config.steps=2")
+    cut = tuned(base, tmp_path / "cut", f",method={method}", *UNWATCHED)
+    for name in ("student", "ema", *(["old"] if method == "nft" else [])):
+        jax.tree.map(np.testing.assert_array_equal, role(whole, name), role(cut, name))
+        moved = jax.tree.map(lambda one, two: float(np.abs(one - two).max()), role(whole, name), role(base, "ema"))
+        assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_the_watchdog_measures_as_a_run_is_evaluated_and_stops_it_at_a_limit(base, tmp_path, capsys):
+    evaluated = [*QUIET[:2], "--config.evaluators={}"]
+    config = f"--config=configs/preference.py:tiny,run={base},method=nft"
+    assert main([config, f"--workdir={tmp_path / 'free'}", *evaluated]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "free" / "metrics.jsonl").read_text().splitlines()]
+    found = [line for line in lines if "eval/watchdog_divergence" in line]
+    assert [line["step"] for line in found] == [2, 4] and found[0]["eval/watchdog_divergence"] > 0
+    assert {"eval/watchdog_spread_kept", "eval/watchdog_gain_right", "eval/watchdog_reward_right"} <= set(found[1])
+    report = (tmp_path / "free" / "report.html").read_text()
+    assert "Reward against divergence" in report and "It grows with the reward; growing without it is drift" in report
+    receipts = {path.name for path in (tmp_path / "free" / "receipts").iterdir()}
+    assert any("watchdog_gain_right" in name for name in receipts)
+    capsys.readouterr()
+    stopped = [config + ",divergence=1e-9", f"--workdir={tmp_path / 'held'}", *evaluated]
+    with pytest.raises(SystemExit) as stop:
+        main(stopped)
+    assert stop.value.code == 143
+    assert "the watchdog's divergence is" in capsys.readouterr().err
+    assert Checkpoints(tmp_path / "held" / "checkpoints", read_only=True).latest() == 2
+    assert main([config, f"--workdir={tmp_path / 'free'}", "--mode=eval", "--config.evaluators={}"]) == 0
+    assert "watchdog_divergence" in capsys.readouterr().out
 
 
 def test_the_doctor_finds_the_ratio_at_one(base, tmp_path, capsys):
