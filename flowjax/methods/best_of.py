@@ -66,7 +66,9 @@ def best_of(
         samples, cond = groups.draw_groups(grouped, drawer, params, batch, key)
         return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
 
-    def batches(arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"]) -> list[dict[str, np.ndarray]]:
+    def batches(
+        arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
+    ) -> list[dict[str, np.ndarray]]:
         worth = worth.reshape(-1, group_size)
         lowest, highest = np.where(np.isnan(worth), np.inf, worth), np.where(np.isnan(worth), -np.inf, worth)
         order = np.argsort(-highest, axis=1, kind="stable")[:, :kept]

@@ -70,14 +70,14 @@ class Groups:
     def collect(
         self,
         rollout: Callable[[Params, Batch, Key[Array, ""]], dict[str, Any]],
-        batches: Callable[[Mapping[str, np.ndarray], Float[np.ndarray, " n"]], Sequence[dict[str, np.ndarray]]],
+        batches: Callable[[Mapping[str, np.ndarray], Float[np.ndarray, " n"], int], Sequence[dict[str, np.ndarray]]],
         every: int,
     ) -> Collect:
         """A collection in groups.
 
         Args:
           rollout: what returns `judged`.
-          batches: (arrays of the rollout, what each sample is worth) -> the batches of a period, `every` of them.
+          batches: (arrays of the rollout, what each sample is worth, step) -> the batches of a period, `every` of them.
           every: how many updates learn from one rollout.
         """
         score = (
@@ -85,7 +85,7 @@ class Groups:
         )
         return Collect(
             rollout,
-            lambda made, scores, step: batches(made["batch"], self.worth(made, scores)),
+            lambda made, scores, step: batches(made["batch"], self.worth(made, scores), step),
             every,
             score=score,
             chunks=self.chunks,

@@ -101,7 +101,9 @@ def negative_aware(
         samples, cond = groups.draw_groups(grouped, policy, params, batch, key)
         return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
 
-    def batches(arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"]) -> list[dict[str, np.ndarray]]:
+    def batches(
+        arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
+    ) -> list[dict[str, np.ndarray]]:
         advantage = groups.advantages(grouped, worth, advantage_scope, advantage_limit).values
         parts = groups.split_rows({**arrays, "rollout_advantage": advantage}, np.split(np.arange(len(worth)), updates))
         return [{**part, "mask": groups.learnable(part["rollout_advantage"])} for part in parts]

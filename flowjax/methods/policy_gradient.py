@@ -158,7 +158,9 @@ def policy_gradient(
         seen = made.samples if judged == "samples" else made.clean
         return grouped.judged(params, seen, cond, {"data": made.samples, "row": row, **arrays})
 
-    def batches(arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"]) -> list[dict[str, np.ndarray]]:
+    def batches(
+        arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
+    ) -> list[dict[str, np.ndarray]]:
         advantage = groups.advantages(grouped, worth, advantage_scope, advantage_limit).values
         parts = groups.split_rows({**arrays, "rollout_advantage": advantage}, np.split(np.arange(len(worth)), updates))
         return [{**part, "mask": groups.learnable(part["rollout_advantage"])} for part in parts]

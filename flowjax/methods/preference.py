@@ -6,7 +6,8 @@ the two examples of a comparison at equal noise and equal time. Two places to ha
 
 * a data source of comparisons (data/comparisons.py): `data` and `others` [b, 1, ...] with `outcome` 1 where the first is
   better, -1 where the other is, 0 for a tie, which teaches nothing;
-* the student itself, where `rewards` and `rollout` are given: of each group of samples the best and the worst are compared.
+* the model itself, where `rewards` and `rollout` are given: of each group of samples the best and the worst are compared or,
+  with a `temperature`, all of them in twos, the outcome being drawn as Bradley and Terry have it.
 
 | method | published                                                                                                      |
 | dpo    | error 'mean', of the noise, beta 5000 (Wallace et al. 2023); of the velocity, beta 100, online with the        |
@@ -14,6 +15,16 @@ the two examples of a comparison at equal noise and equal time. Two places to ha
 | kto    | error 'mean', of the noise, beta 1000 (Li et al. 2024)                                                         |
 
 beta is in units of the error: of one that is summed over D elements, beta is D times smaller for the same effect.
+
+Where it leads. Summed errors with the weight `evidence`, averaged over times and noises, are minus the log-ratio of student
+and reference up to the slack of a bound, and with preferences of Bradley and Terry between samples of the reference the optimum
+is then the reference times exp(2 r / (beta temperature)). The published loss has one time and one noise to a pair. To first
+order in the reward its minimum at a time is
+
+    v - v_reference ~ (1 - t) grad r,
+
+a translation that is blind to what the data are: the spread of the single error within the sigmoid holds the student, not its
+distance from the reference. `draws` averages several within the sigmoid (experiments/preference has the two side by side).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +33,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from flowjax.arrays import example_keys, mean_per_example, sum_per_example
+from flowjax.arrays import example_keys, mean_per_example, sum_per_example, uniform_rows
 from flowjax.choices import Spec, choose
-from flowjax.contract import Batch, CheckResult, Collect, DataSpec, Method, Metrics, Params, Phase, Role, Track
+from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase, Role, Track
 from flowjax.losses.preference import average_gain, paired_preference_loss, unpaired_preference_loss
 from flowjax.methods import groups
+from flowjax.methods.own_pairs import own_pairs
 from flowjax.methods.parts import (
     average_roles,
     conditions_of,
@@ -69,6 +81,9 @@ def dpo(
     rollout: Spec | None = None,
     group_size: int = 8,
     updates: int = 1,
+    draws: int = 1,
+    policy: str = "student",
+    temperature: float | None = None,
     reference_every: int = 0,
     chunks: int = 1,
     failures: str = "stop",
@@ -87,6 +102,9 @@ def dpo(
       rollout: spec of any sampler (samplers/build.py), without a role, where there are rewards.
       group_size: samples of which the best and the worst are compared.
       updates: of the parameters with one rollout.
+      draws: times and noises over which the error of a pair is averaged.
+      policy: whose samples are compared, 'student' or 'reference'.
+      temperature: of Bradley-Terry comparisons in units of the reward, samples in twos; None for the best and the worst.
       reference_every: after so many updates the reference becomes what the student is; 0 for never.
       chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
       failures: of a reward, 'stop' or 'skip'.
@@ -100,11 +118,10 @@ def dpo(
         value, metrics = paired_preference_loss(better, worse, beta)
         return value, metrics
 
-    made = dict(prediction=prediction, loss=loss, error=error, beta=beta, reference_every=reference_every)
-    rolled = dict(
-        rewards=rewards, rollout=rollout, group_size=group_size, updates=updates, chunks=chunks, failures=failures
-    )
-    return _preference("dpo", config, data, objective, float(np.log(2.0)), PAIRED_READINGS, **made, **rolled)
+    made = dict(prediction=prediction, loss=loss, error=error, beta=beta, draws=draws, reference_every=reference_every)
+    rolled = dict(group_size=group_size, updates=updates, chunks=chunks, failures=failures)
+    compared = dict(rewards=rewards, rollout=rollout, policy=policy, temperature=temperature, **rolled)
+    return _preference("dpo", config, data, objective, float(np.log(2.0)), PAIRED_READINGS, **made, **compared)
 
 
 def kto(
@@ -120,6 +137,9 @@ def kto(
     rollout: Spec | None = None,
     group_size: int = 8,
     updates: int = 1,
+    draws: int = 1,
+    policy: str = "student",
+    temperature: float | None = None,
     reference_every: int = 0,
     chunks: int = 1,
     failures: str = "stop",
@@ -139,6 +159,9 @@ def kto(
       rollout: as `dpo`.
       group_size: as `dpo`.
       updates: as `dpo`.
+      draws: as `dpo`.
+      policy: as `dpo`.
+      temperature: as `dpo`.
       reference_every: as `dpo`.
       chunks: as `dpo`.
       failures: as `dpo`.
@@ -161,12 +184,11 @@ def kto(
         named = {name: of_pair(array) for name, array in metrics.items()}
         return of_pair(value), {**named, "gain": jnp.broadcast_to(gain, outcome.shape)}
 
-    made = dict(prediction=prediction, loss=loss, error=error, beta=beta, reference_every=reference_every)
-    rolled = dict(
-        rewards=rewards, rollout=rollout, group_size=group_size, updates=updates, chunks=chunks, failures=failures
-    )
+    made = dict(prediction=prediction, loss=loss, error=error, beta=beta, draws=draws, reference_every=reference_every)
+    rolled = dict(group_size=group_size, updates=updates, chunks=chunks, failures=failures)
+    compared = dict(rewards=rewards, rollout=rollout, policy=policy, temperature=temperature, **rolled)
     expected = 0.25 * (weight_good + weight_bad)
-    return _preference("kto", config, data, objective, expected, UNPAIRED_READINGS, **made, **rolled)
+    return _preference("kto", config, data, objective, expected, UNPAIRED_READINGS, **made, **compared)
 
 
 def _preference(
@@ -180,17 +202,23 @@ def _preference(
     loss: str | None,
     error: str,
     beta: float,
+    draws: int,
     reference_every: int,
     rewards: Spec | None,
     rollout: Spec | None,
+    policy: str,
+    temperature: float | None,
     **rolled: Any,
 ) -> Method:
     loss = loss or prediction
     for kind in (prediction, loss):
         choose("prediction", kind, dict.fromkeys(PREDICTIONS))
     total = choose("method.error", error, ERRORS)
-    if beta <= 0 or reference_every < 0:
-        raise ValueError(f"method.beta={beta} and reference_every={reference_every}: expected above 0, and at least 0.")
+    choose("method.policy", policy, dict.fromkeys((STUDENT, REFERENCE)))
+    if beta <= 0 or reference_every < 0 or draws < 1:
+        raise ValueError(
+            f"method.beta={beta}, reference_every={reference_every}, draws={draws}: expected above 0, at least 0, at least 1."
+        )
     if (rewards is None) != (rollout is None):
         raise ValueError(
             f"The method '{name}' compares its own samples with method.rewards and method.rollout, or the examples that the "
@@ -199,39 +227,53 @@ def _preference(
     setting = make_setting(config, data, prediction)
     grouped, collect = None, None
     if rewards is not None:
-        grouped = groups.make_groups(
-            config, data, rewards, rolled["group_size"], rolled["updates"], rolled["chunks"], rolled["failures"]
+        grouped = groups.make_groups(config, data, rewards, **rolled)
+        sampler = groups.make_policy(setting, rollout, policy)
+        collect = own_pairs(grouped, sampler, rolled["updates"], temperature, config.seed)
+    elif policy != STUDENT or temperature is not None:
+        raise ValueError(
+            "method.policy and temperature are of rollouts, and method.rollout is not given. Leave them out."
         )
-        collect = _own_pairs(grouped, groups.make_policy(setting, rollout, STUDENT), rolled["updates"])
+
+    def times_of(rows: Array, key: Array, key_strata: Array, index: int) -> Float[Array, " b"]:
+        """One of the times of each example: spread over the batch where there is one, else over those of the example."""
+        if draws == 1:
+            return sample_times(setting.times, example_keys(key, rows), rows, setting.batch_size, key_strata)
+        return setting.times.quantile((index + uniform_rows(example_keys(key, rows))) / draws)
 
     def costs(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[tuple[Array, Array], Float[Array, " b"]]:
         """What tuning has cost on both examples of each comparison, and the times at which that was measured."""
-        key_time, key_strata, key_noise, key_dropout = jax.random.split(key, 4)
-        rows = batch["row"]
-        t = sample_times(setting.times, example_keys(key_time, rows), rows, setting.batch_size, key_strata)
-        noise, cond = fresh_noise(setting, batch, key_noise), conditions_of(batch)
+        rows, cond = batch["row"], conditions_of(batch)
+        keys = [jax.random.fold_in(key, index) for index in range(draws)]
+        key_dropout = jax.random.fold_in(key, draws)
+        drawn = [jax.random.split(one, 3) for one in keys]
+        t = jnp.concatenate([times_of(rows, *one[:2], index) for index, one in enumerate(drawn)])
+        noise = jnp.concatenate([fresh_noise(setting, batch, one[2]) for one in drawn])
+        # Both of a comparison one after the other, each as often as it is noised.
         twice = lambda array: jnp.concatenate([array, array])
-        examples = jnp.concatenate([batch["data"], batch["others"][:, 0]])
-        noises, times, conds = twice(noise), twice(t), {name: twice(array) for name, array in cond.items()}
+        often = lambda array: jnp.concatenate([array] * draws)
+        examples = jnp.concatenate([often(batch["data"]), often(batch["others"][:, 0])])
+        noises, times = twice(noise), twice(t)
+        conds = {name: twice(often(array)) for name, array in cond.items()}
         x = setting.path.sample(noises, examples, times)
         wanted = target(setting.path, prediction, noises, examples, times)
-        scale = error_ratio(setting.path, prediction, loss, times) ** 2 * loss_weight(
-            setting.weight, setting.path, loss, times
-        )
+        scale = error_ratio(setting.path, prediction, loss, times) ** 2
+        scale *= loss_weight(setting.weight, setting.path, loss, times)
 
-        def missed(tree, **more) -> Float[Array, " b2"]:
+        def missed(tree, **more) -> Float[Array, " n"]:
             return scale * total((setting.network.apply(tree, x, times, conds, **more) - wanted) ** 2)
 
-        keys = twice(example_keys(key_dropout, rows))  # of the network's dropout: alike for both of a comparison
-        cost = missed(params[STUDENT], keys=keys) - jax.lax.stop_gradient(missed(params[REFERENCE]))
-        return tuple(jnp.split(cost, 2)), t
+        dropout = twice(often(example_keys(key_dropout, rows)))  # alike for both of a comparison
+        cost = missed(params[STUDENT], keys=dropout) - jax.lax.stop_gradient(missed(params[REFERENCE]))
+        first, second = jnp.mean(cost.reshape(2, draws, len(rows)), axis=1)
+        return (first, second), t
 
     def phase_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         _check_batch(name, batch)
         outcome = batch["outcome"].astype(jnp.float32)
         both, t = costs(params, batch, key)
         value, metrics = objective(both, outcome, batch)
-        return value * jnp.abs(outcome), {**metrics, "t": t}
+        return value * jnp.abs(outcome), {**metrics, **({"t": t} if draws == 1 else {})}
 
     def reference_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
         value, _ = phase_loss(params, batch, key)
@@ -271,35 +313,3 @@ def _check_batch(name: str, batch: Batch) -> None:
         raise ValueError(
             f"The method '{name}' compares two examples, and these data rank {batch['others'].shape[1] + 1}. Cut them to pairs."
         )
-
-
-def _own_pairs(grouped: groups.Groups, policy: Any, updates: int) -> Collect:
-    """Comparisons of the student's own samples: of each group the best with the worst."""
-
-    def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict:
-        samples, cond = groups.draw_groups(grouped, policy, params, batch, key)
-        return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
-
-    def batches(arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"]) -> list[dict[str, np.ndarray]]:
-        best, worst, told = extremes(worth, grouped.group_size)
-        compared = {name: array[best] for name, array in arrays.items()}
-        compared |= {"others": arrays["data"][worst][:, None], "outcome": told, "mask": told.astype(np.float32)}
-        return groups.split_rows(compared, np.split(np.arange(len(best)), updates))
-
-    return grouped.collect(make_samples, batches, updates)
-
-
-def extremes(
-    worth: Float[np.ndarray, " n"], group_size: int
-) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"], Int[np.ndarray, " g"]]:
-    """The best and the worst sample of each group, and 1 where they differ, 0 where nothing is told.
-
-    Args:
-      worth: of samples, group by group; NaN where it is not known.
-      group_size: of each group.
-    """
-    rows = worth.reshape(-1, group_size)
-    first = np.arange(len(rows)) * group_size
-    high, low = np.where(np.isnan(rows), -np.inf, rows), np.where(np.isnan(rows), np.inf, rows)
-    told = (high.max(axis=1) > low.min(axis=1)).astype(np.int32)
-    return first + high.argmax(axis=1), first + low.argmin(axis=1), told

@@ -5,7 +5,8 @@ r"""Watching a model that is tuned: what it gains, what it loses, and when to st
 Whenever a run is evaluated the tuned model is held against the one it began as, under the same held-out conditions and from
 the same noise. The figures, all of them named `watchdog_...`:
 
-    divergence        of the tuned flow from the first, of whole samples (samplers/divergences.py)
+    divergence        of the tuned flow from the first, of whole samples (samplers/divergences.py): by 'likelihood', which is
+                      exact, or along the 'path', which costs next to nothing
     reward_NAME       the mean of each reward of the method, and of those that the watchdog alone knows
     gain_NAME         what that is above the first model's
     spread            the mean distance of samples that share their conditions
@@ -25,15 +26,17 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 from ml_collections import ConfigDict
 
-from flowjax.choices import Spec, build
+from flowjax.choices import Spec, build, choose
 from flowjax.contract import DataSpec, Measure, Method, Params, Role
 from flowjax.methods.groups import mean_of_known, spread
 from flowjax.methods.parts import make_setting, null_conditions
 from flowjax.rewards import REWARDS, Rewards, make_rewards
 from flowjax.samplers.build import make_branches, make_field, make_parts, split_keys
-from flowjax.samplers.divergences import path_divergence
+from flowjax.samplers.divergences import likelihood_divergence, path_divergence
 
 NAME, REFERENCE = "watchdog", "watchdog_reference"
+DIVERGENCES = ("auto", "likelihood", "path")
+FEW, PROBES = 16, 4  # elements of an example whose divergence is exact; probes of Hutchinson's estimate for more
 READINGS = {
     "divergence": "From the model that it began as, of whole samples. It grows with the reward; growing without it is drift.",
     "spread": "The mean distance of samples that share their conditions.",
@@ -60,6 +63,7 @@ def reference(
     count: int = 256,
     group_size: int = 8,
     steps: int = 20,
+    divergence: str = "auto",
     guidance: Spec | None = None,
     largest_divergence: float | None = None,
     least_spread: float | None = None,
@@ -76,6 +80,7 @@ def reference(
       count: samples of each model.
       group_size: how many of them share their conditions.
       steps: of the midpoint rule, evenly spaced.
+      divergence: 'likelihood', 'path', or 'auto': by likelihood where an example has at most sixteen elements.
       guidance: of both models, as in a sampler's spec; none unless told.
       largest_divergence: above which the run stops.
       least_spread: the share of the first model's spread below which it stops.
@@ -91,6 +96,9 @@ def reference(
         )
     if least_gain is not None and not rewards:
         raise ValueError("watchdog.least_gain is of held-out rewards, and watchdog.rewards names none.")
+    choose("watchdog.divergence", divergence, dict.fromkeys(DIVERGENCES))
+    elements = int(np.prod(data.shape))
+    by_likelihood = divergence == "likelihood" or (divergence == "auto" and elements <= FEW)
     own = config.method.get("rewards")
     specs = {**_plain(own or {}), **_plain(rewards or {})}
     twice = set(_plain(own or {})) & set(_plain(rewards or {}))
@@ -115,15 +123,18 @@ def reference(
         return make_field(parts, network.apply, setting.prediction, setting.path, params, branches)
 
     def draw(params: Params, cond: Mapping[str, Array], keys: Key[Array, " b"]) -> PyTree:
-        noise_keys, _ = split_keys(keys)
+        noise_keys, probe_keys = split_keys(keys)
         x = setting.path.sigma(jnp.asarray(parts.grid[0], jnp.float32)) * setting.noise.sample(
             noise_keys, setting.shape
         )
         tuned, first = field_of(params, role, cond), field_of(params, REFERENCE, cond)
-        samples, divergence = path_divergence(tuned, first, parts.grid, x)
+        samples, away = path_divergence(tuned, first, parts.grid, x)
         before, _ = path_divergence(first, first, parts.grid, x)
+        if by_likelihood:
+            probes = None if elements <= FEW else PROBES
+            away = likelihood_divergence(tuned, first, parts.grid, samples, probe_keys, probes)
         worth = [judge.values(params, drawn, cond) if judge else {} for drawn in (samples, before)]
-        return dict(samples=samples, before=before, divergence=divergence, worth=worth[0], worth_before=worth[1])
+        return dict(samples=samples, before=before, divergence=away, worth=worth[0], worth_before=worth[1])
 
     def figures(made: Mapping[str, Any], cond: Mapping[str, np.ndarray]) -> dict[str, float]:
         spreads = [spread(made[name].reshape(-1, group_size, made[name][0].size)) for name in ("samples", "before")]

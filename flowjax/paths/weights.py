@@ -17,6 +17,7 @@ the same whatever the network predicts and whatever the loss is measured in. Wit
 | sigmoid       | noise    | sigmoid(bias - ln SNR) d(ln SNR) / dt | Kingma & Gao 2023, Hoogeboom et al. 2024    |
 | cosmap        | velocity | 2 / (pi (t^2 + (1 - t)^2))            | the density of the cosmap times as a weight |
 | ramp          | velocity | t                                     | Lee et al. 2024, for reflowed pairs         |
+| evidence      | data     | (d SNR / dt) / 2                      | Kingma et al. 2021: the bound of log p      |
 """
 
 import dataclasses
@@ -111,6 +112,19 @@ def ramp() -> Weight:
     return Weight("ramp", "velocity", lambda path, t: t)
 
 
+def evidence() -> Weight:
+    """(d SNR / dt) / 2 on the data error: a sum over elements and a mean over uniform times bounds -log p, up to a constant.
+
+    On the linear path it is t / (1 - t) on the velocity error, which has no end: let times stop before the data (time.high).
+    """
+
+    def function(path, t):
+        log_snr, slope = jax.jvp(path.log_snr, (t,), (jnp.ones_like(t),))
+        return 0.5 * jnp.exp(log_snr) * slope
+
+    return Weight("evidence", "data", function)
+
+
 def _snr(path, t):
     return (path.alpha(t) / path.sigma(t)) ** 2
 
@@ -123,4 +137,5 @@ WEIGHTS: dict[str, Callable[..., Weight]] = {
     "sigmoid": sigmoid,
     "cosmap": cosmap,
     "ramp": ramp,
+    "evidence": evidence,
 }

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian_line import GROUP, MEAN, RIGHT, STD, exact, first_batch, made, mean_loss, slope, train
+from gaussian_line import GROUP, MEAN, RIGHT, SIZE, STD, Rows, exact, first_batch, made, mean_loss, moved, slope, train
 from scipy.integrate import quad
 from scipy.stats import norm
 
 from flowjax.methods.negative_aware import follow_rate
-from flowjax.methods.preference import extremes
+from flowjax.methods.own_pairs import drawn_comparisons, extremes
 from flowjax.models import NETWORKS
 
 HEUN = dict(name="heun", steps=8)
@@ -187,3 +187,49 @@ def test_data_that_compare_nothing_are_refused_when_they_are_seen():
             {**batch, "others": jnp.zeros((4, 3, 1)), "outcome": jnp.ones(4)},
             jax.random.key(0),
         )
+
+
+def test_drawn_comparisons_have_the_odds_of_bradley_and_terry():
+    worth = np.tile([1.0, 0.0, 2.0, np.nan], 20_000)
+    first, second, outcome = drawn_comparisons(worth, 0.5, np.random.default_rng(0))
+    np.testing.assert_array_equal(second - first, 1)
+    assert not outcome[1::2].any()
+    # sigmoid(1 / 0.5), of twenty thousand
+    assert (outcome[::2] == 1).mean() == pytest.approx(1 / (1 + np.exp(-2)), abs=4 * np.sqrt(0.105 / 20_000))
+    assert set(outcome[::2]) == {-1, 1}
+
+
+def test_comparisons_of_the_reference_are_drawn_anew_and_the_same_after_a_resume():
+    options = dict(OWN, group_size=2, policy="reference", temperature=0.5)
+    method, executor = made("dpo", **options)
+    batches = [first_batch(method, executor, step)[0] for step in (0, 0, 1)]
+    assert batches[0]["data"].shape == (SIZE // 2, 1) and set(np.asarray(batches[0]["outcome"])) == {-1, 1}
+    for name in batches[0]:
+        np.testing.assert_array_equal(batches[0][name], batches[1][name])
+    assert (batches[0]["outcome"] != batches[2]["outcome"]).any()
+    far = method.collect.rollout(moved(executor.start().params, 5.0), first_rows(), jax.random.key(0))
+    assert float(far["batch"]["data"].mean()) == pytest.approx(MEAN, abs=0.1)
+
+
+def first_rows():
+    return {name: jnp.asarray(value[0]) for name, value in Rows().stack_batches(1).items()}
+
+
+def test_many_draws_lead_to_the_tilted_gaussian_and_one_draw_does_not():
+    """With summed errors, weight `evidence` and many draws DPO's optimum is the mean + 2 STD^2 / (beta temperature)."""
+    expected = 2 * STD**2 / (4.0 * 0.5)
+    common = dict(error="sum", beta=4.0, policy="reference", temperature=0.5, **dict(OWN, group_size=2))
+    changes = dict(weight=dict(name="evidence"), time=dict(name="uniform", high=0.98))
+    found = {}
+    for draws in (1, 48):
+        method, executor = made("dpo", changes, size=4096, draws=draws, **common)
+        batch, params, _ = first_batch(method, executor)
+        gradient = jax.jit(jax.grad(mean_loss(method, params, batch)))
+        low, high = 0.0, 2.0
+        for _ in range(20):  # the loss is convex in the mean
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if float(gradient(middle)) > 0 else (middle, high)
+        found[draws] = middle
+    # 2048 comparisons of which a tenth tells something each: a few hundredths.
+    assert found[48] == pytest.approx(expected, abs=0.06)
+    assert found[1] < 0.7 * expected

@@ -45,9 +45,11 @@ def figures(method, by):
     return {f"watchdog_{name}": value for name, value in measure.figures(made, {}).items()}
 
 
-def test_a_mean_that_moved_costs_and_gains_what_it_should():
-    found = figures(watched(rewards=HELD), 0.4)
-    assert found["watchdog_divergence"] == pytest.approx(0.4**2 / 2 / STD**2, rel=0.01)
+@pytest.mark.parametrize(("divergence", "error"), [("path", 0.005), ("auto", 4 * 0.4 / STD / np.sqrt(512))])
+def test_a_mean_that_moved_costs_and_gains_what_it_should(divergence, error):
+    found = figures(watched(rewards=HELD, divergence=divergence), 0.4)
+    # Along the path it is the same for each sample; of likelihoods the ratio of two densities is averaged.
+    assert found["watchdog_divergence"] == pytest.approx(0.4**2 / 2 / STD**2, abs=error)
     assert found["watchdog_gain_right"] == pytest.approx(0.4, rel=1e-3)
     assert found["watchdog_reward_right"] == pytest.approx(MEAN + 0.4, abs=4 * STD / np.sqrt(512))
     # E -(x - m)^2 / 2 falls by d^2 / 2; of 512 samples, from the same noise, also by d times their mean deviation.
@@ -92,6 +94,7 @@ def test_a_method_without_rewards_is_watched_too():
         (dict(role="old_one"), "which the method has not"),
         (dict(count=12), "expected whole groups"),
         (dict(steps=0), "and steps"),
+        (dict(divergence="likely"), "Did you mean 'likelihood'"),
         (dict(least_gain=0.0), "names none"),
         (dict(rewards=RIGHT), "which is a reward of the method"),
         (dict(guidance=dict(name="cfg", scale=2.0)), "no condition to drop"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowjax.choices import build
-from flowjax.paths.path import PATHS, make_path
+from flowjax.paths.path import PATHS, linear_path, make_path, vp_path
 from flowjax.paths.predictions import PREDICTIONS, convert, target
 from flowjax.paths.weights import WEIGHTS, loss_weight
 
@@ -110,3 +110,13 @@ def test_uniform_is_one_in_the_space_of_the_loss_or_in_its_own():
     )
     with pytest.raises(ValueError, match="Did you mean 'velocity'"):
         WEIGHTS["uniform"]("velocty")
+
+
+def test_evidence_is_signal_over_noise_on_the_velocity_and_charges_what_a_diffusion_does():
+    path, t = linear_path(), jnp.linspace(0.05, 0.95, 7)
+    weight = WEIGHTS["evidence"]()
+    np.testing.assert_allclose(loss_weight(weight, path, "velocity", t), t / (1 - t), rtol=1e-5)
+    # Whatever the path, an integral over log-SNR of half the squared error of the noise (Kingma et al. 2021).
+    for other in (path, vp_path()):
+        slope = jax.vmap(jax.grad(other.log_snr))(t)
+        np.testing.assert_allclose(loss_weight(weight, other, "noise", t), 0.5 * slope, rtol=1e-4)

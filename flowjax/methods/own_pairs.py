@@ -1,0 +1,82 @@
+"""Comparisons that a model makes of its own samples: the best and the worst of a group, or all in twos as people choose."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from flowjax.contract import Batch, Collect, Params, Sampler
+from flowjax.methods import groups
+
+# The rows of the first and of the second of each pair, and 1 where the first is better, -1 where the second is, 0 for neither.
+Rows = tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"], Int[np.ndarray, " m"]]
+
+
+def own_pairs(
+    grouped: groups.Groups, policy: Sampler, updates: int, temperature: float | None = None, seed: int = 0
+) -> Collect:
+    """Comparisons of a model's own samples.
+
+    Args:
+      grouped: samples in groups, judged.
+      policy: what draws them.
+      updates: how many learn from one rollout.
+      temperature: of comparisons in twos; None for the best and the worst of each group.
+      seed: of the run, for outcomes that are drawn.
+    """
+    if temperature is not None and (temperature <= 0 or grouped.group_size % 2):
+        raise ValueError(
+            f"method.temperature={temperature} and group_size={grouped.group_size}: expected a temperature above 0, and an "
+            "even number of samples, which are compared in twos."
+        )
+
+    def compare(worth: Float[np.ndarray, " n"], step: int) -> Rows:
+        if temperature is None:
+            return extremes(worth, grouped.group_size)
+        return drawn_comparisons(worth, temperature, np.random.default_rng((seed, step)))
+
+    def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict:
+        samples, cond = groups.draw_groups(grouped, policy, params, batch, key)
+        return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
+
+    def batches(
+        arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
+    ) -> list[dict[str, np.ndarray]]:
+        first, second, outcome = compare(worth, step)
+        compared = {name: array[first] for name, array in arrays.items()}
+        told = np.abs(outcome).astype(np.float32)
+        compared |= {"others": arrays["data"][second][:, None], "outcome": outcome, "mask": told}
+        return groups.split_rows(compared, np.split(np.arange(len(first)), updates))
+
+    return grouped.collect(make_samples, batches, updates)
+
+
+def drawn_comparisons(worth: Float[np.ndarray, " n"], temperature: float, draw: np.random.Generator) -> Rows:
+    """Samples in twos, and who wins by the law of Bradley and Terry; 0 where one is not known.
+
+    Args:
+      worth: of samples; NaN where it is not known.
+      temperature: the difference in worth that is told with the odds of e to one.
+      draw: of the outcomes.
+    """
+    first, second = np.arange(0, len(worth), 2), np.arange(1, len(worth), 2)
+    ahead = (worth[first] - worth[second]) / temperature
+    known = ~np.isnan(ahead)
+    wins = draw.random(len(first)) < 1.0 / (1.0 + np.exp(-np.where(known, ahead, 0.0)))
+    return first, second, np.where(known, np.where(wins, 1, -1), 0).astype(np.int32)
+
+
+def extremes(
+    worth: Float[np.ndarray, " n"], group_size: int
+) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"], Int[np.ndarray, " g"]]:
+    """The best and the worst sample of each group, and 1 where they differ, 0 where nothing is told.
+
+    Args:
+      worth: of samples, group by group; NaN where it is not known.
+      group_size: of each group.
+    """
+    rows = worth.reshape(-1, group_size)
+    first = np.arange(len(rows)) * group_size
+    high, low = np.where(np.isnan(rows), -np.inf, rows), np.where(np.isnan(rows), np.inf, rows)
+    told = (high.max(axis=1) > low.min(axis=1)).astype(np.int32)
+    return first + high.argmax(axis=1), first + low.argmin(axis=1), told
