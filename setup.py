@@ -51,6 +51,7 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10,<0.12"],
     "tpu": ["jax[tpu]>=0.10,<0.12"],
     "wandb": ["wandb>=0.31,<1"],
+    "control": ["gymnasium>=1.0,<2"],
     "sweep": ["submitit>=1.5.4,<2"],
 }
 

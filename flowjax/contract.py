@@ -332,6 +332,8 @@ class DataSpec:
         then hold `pixel_mask` bool[b, height, width], True inside an example's image. () where every example fills its
         array.
       visible_multiple: what divides the sides of those images.
+      observation_shape: of `observation` [b, ...], what is seen of a world in which an example is an action; () where
+        examples are none.
     """
 
     shape: tuple[int, ...]
@@ -346,6 +348,7 @@ class DataSpec:
     visible_shape: tuple[int, ...] = ()
     visible_multiple: int = 1
     class_weights: tuple[float, ...] = ()
+    observation_shape: tuple[int, ...] = ()
 
     @property
     def masked(self) -> bool:

@@ -2,6 +2,7 @@
 
 from flowjax.data.batch import check_batch
 from flowjax.data.cached import cached
+from flowjax.data.demonstrations import demonstrations
 from flowjax.data.digits import digits
 from flowjax.data.emoji import emoji
 from flowjax.data.encoded import EncodedSource, encoded
@@ -40,6 +41,7 @@ SOURCES = {
     "webdataset": webdataset,
     "tfds": tfds,
     "pairs": pairs,
+    "demonstrations": demonstrations,
 }
 
 __all__ = [

@@ -52,6 +52,14 @@ def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
             f"The data spec has features of shape {tuple(spec.feature_shape)}, but the batch has {found}. A cache of `data` "
             "does not keep them: leave out the cache of latents, or the features."
         )
+    if spec.observation_shape:
+        found = batch.get("observation", np.zeros(1))
+        if found.shape[1:] != tuple(spec.observation_shape) or found.dtype != np.float32:
+            raise ValueError(
+                f"The data spec has observations of shape {tuple(spec.observation_shape)}, and the batch entry 'observation' is "
+                + (f"{found.dtype}{list(found.shape)}" if "observation" in batch else "missing")
+                + "; it must be float32, one for each example."
+            )
     _check_masks(batch, spec)
     if spec.num_classes is not None:
         _check_label(batch, spec.num_classes)

@@ -123,28 +123,32 @@ def make_network(config: ConfigDict, data: DataSpec) -> Network:
                 f"The data have a vector for each whole caption (text_pooled), which the network '{name}' does not read. "
                 "Leave out `pooled` where captions are encoded, or use network 'mmdit'."
             )
-        return check_masks(network, name, data)
+        return check_read(network, name, data)
     if not data.vocabulary:
         reason = "come encoded" if data.text_channels else "are not there"
         raise ValueError(
             f"text='{config.text.name}' encodes captions, but those of these data {reason}. Set text=dict(name='none')."
         )
     try:
-        return check_masks(with_text(build_network, encoder, data), name, data)
+        return check_read(with_text(build_network, encoder, data), name, data)
     except NoText as error:
         raise ValueError(
             f"The network '{name}', as configured, does not read the text that text='{config.text.name}' encodes. {READS_TEXT}"
         ) from error
 
 
-def check_masks(network: Network, name: str, data: DataSpec) -> Network:
-    """The network, unless it reads masks that the data do not have, or the other way round.
+def check_read(network: Network, name: str, data: DataSpec) -> Network:
+    """The network, unless it reads masks that the data do not have, or does not read masks or observations that they have.
 
     Args:
       network: with its text encoder.
       name: of it, in the config.
       data: what it is to learn.
     """
+    if data.observation_shape and "observation" not in network.conditions:
+        raise ValueError(
+            f"The data are actions, each the answer to an observation that the network '{name}' does not read. Use network 'mlp'."
+        )
     reads = "pixel_mask" in network.conditions
     if data.masked and not reads:
         raise ValueError(

@@ -16,13 +16,20 @@ from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.models.dense import Dense
 from flowjax.models.embeddings import LARGEST_GUIDANCE, Dropout, octave_features
-from flowjax.models.network import Conditions, Network, from_module, guidance_condition, label_condition
+from flowjax.models.network import (
+    Conditions,
+    Network,
+    from_module,
+    guidance_condition,
+    label_condition,
+    observation_condition,
+)
 
 ACTIVATIONS = {"silu": nn.silu, "gelu": nn.gelu, "relu": nn.relu, "tanh": jnp.tanh, "softplus": nn.softplus}
 
 
 class MLP(nn.Module):
-    """Dense layers on (x, features of t, features of s - t and of the guidance, label vector); see `mlp` for the options."""
+    """Dense layers on (x, features of t, of s - t and of the guidance, observation, label vector); see `mlp` for the options."""
 
     width: int = 256
     depth: int = 3
@@ -48,6 +55,8 @@ class MLP(nn.Module):
             parts.append(octave_features(s - t, self.octaves))
         if "guidance" in (cond or {}):
             parts.append(octave_features(cond["guidance"] / LARGEST_GUIDANCE, self.octaves))
+        if "observation" in (cond or {}):
+            parts.append(cond["observation"].reshape(x.shape[0], -1))
         hidden = Dense(self.width, dtype=self.dtype, name="layer_0")(jnp.concatenate(parts, axis=-1))
         if self.num_classes is not None:
             # Adding a row of a table is the same as concatenating a one-hot label, without the wide matrix.
@@ -74,10 +83,10 @@ def mlp(
     two_times: bool = False,
     zero_output: bool = False,
 ) -> Network:
-    """A network of `depth` dense layers.
+    """A network of `depth` dense layers. Of actions it reads the observations as well, beside x.
 
     Args:
-      data: shape and number of classes.
+      data: shape, number of classes and shape of observations.
       dtype: the type it computes in, 'float32' or 'bfloat16'; parameters are float32.
       width: units of a layer.
       depth: hidden layers.
@@ -97,4 +106,6 @@ def mlp(
     conditions = {} if classes is None else {"label": label_condition(classes)}
     if guidance_conditional:
         conditions |= guidance_condition()
+    if data.observation_shape:
+        conditions |= observation_condition(data.observation_shape)
     return from_module(module, data, conditions, two_times)

@@ -19,6 +19,7 @@ guidance and label dropout put in its place:
     text_mask  bool[b,l]     null: False everywhere; cross-attention always sees one learned token beside the text
     text_pooled float[b,c]   null: zeros; one vector for the whole text, where the data have one
     pixel_mask bool[b,h,w]   no null: it says where an example's image is, not what is in it
+    observation float[b,...] no null: an action without what it answers to means nothing
 
 A network of blocks also answers with what it thinks on the way: `hidden` returns the prediction and the tokens after
 one block or several, all from one pass. Representation alignment compares them with the features of a frozen encoder, and
@@ -87,6 +88,11 @@ def guidance_condition() -> dict[str, Condition]:
 def mask_condition(shape: tuple[int, ...]) -> Condition:
     """`pixel_mask` [b, height, width], True inside an example's image."""
     return Condition(tuple(shape), jnp.bool_)
+
+
+def observation_condition(shape: tuple[int, ...]) -> dict[str, Condition]:
+    """`observation` [b, ...], what is seen of a world in which an example is an action."""
+    return {"observation": Condition(tuple(shape), jnp.float32)}
 
 
 @runtime_checkable  # so that the annotations of Network can be checked

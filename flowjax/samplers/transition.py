@@ -1,7 +1,8 @@
 r"""The Gaussian step p(x' | x) = N(mean, std^2 I) that stochastic samplers draw from and policy losses score.
 
     log p(x') = sum_i [ -(x'_i - mean_i)^2 / (2 std^2) - log std - log(2 pi) / 2 ],
-    KL(p, q)  = sum_i [ log(std_q / std_p) + (std_p^2 + (mean_p - mean_q)^2) / (2 std_q^2) - 1/2 ].
+    KL(p, q)  = sum_i [ log(std_q / std_p) + (std_p^2 + (mean_p - mean_q)^2) / (2 std_q^2) - 1/2 ],
+    H(p)      = sum_i [ log std + log(2 pi e) / 2 ].
 
 One object does both, so that the density that is scored is the density that was drawn from.
 """
@@ -23,7 +24,7 @@ class Transition:
 
     Attributes:
       mean: the mean of each example.
-      std: one standard deviation for all, or one for each example.
+      std: one standard deviation for all, one for each example, or one for each element.
     """
 
     mean: Float[Array, "b ..."]
@@ -52,3 +53,8 @@ class Transition:
         ratio = std / other_std
         terms = 0.5 * (ratio**2 - 1.0 + ((self.mean - other.mean) / other_std) ** 2) - jnp.log(ratio)
         return REDUCTIONS[reduction](terms)
+
+    def entropy(self, reduction: str = "sum") -> Float[Array, " b"]:
+        """H of each example, summed (or averaged) over its elements."""
+        terms = jnp.log(self._std()) + 0.5 * math.log(2 * math.pi * math.e)
+        return REDUCTIONS[reduction](jnp.broadcast_to(terms, self.mean.shape))

@@ -1,4 +1,4 @@
-"""What samples are drawn under: every class in turn, held-out captions, prompts of the config, or real examples.
+"""What samples are drawn under: every class in turn, held-out captions or observations, prompts, or real examples.
 
 Where examples are images smaller than their arrays, samples have the sizes of held-out ones (`pixel_mask`), and of prompts
 the data's `visible_shape`. A sampler with a shape of its own draws images that fill it.
@@ -16,7 +16,7 @@ from flowjax.data.tokenizers import strictly
 from flowjax.training.run import Run
 
 CAPTION = ("tokens", "text", "text_mask", "text_pooled")  # what a batch may hold of a caption
-DESCRIBING = ("label", *CAPTION, "pixel_mask")  # what samples take from real examples
+DESCRIBING = ("label", *CAPTION, "pixel_mask", "observation")  # what samples take from real examples
 Conditions = dict[str, np.ndarray]
 
 
@@ -24,14 +24,14 @@ def drawn_under(run: Run, sampler: str, count: int, split: str = "test") -> Cond
     """The conditions of `count` measured samples.
 
     A sampler that reads real examples gets those of the split. Captions are of its examples too, the same ones each time
-    for a seed, and repeated from the first where there are fewer; so are sizes. Labels come with them, or else in turn,
+    for a seed, and repeated from the first where there are fewer; so are sizes and observations. Labels come with them, or else in turn,
     each as often as it is common in the data.
     """
     reads = run.method.samplers[sampler].reads
     if reads:
         return _real(run, sampler, reads, count, split)
     spec = run.source.spec
-    if spec.text_length or spec.masked:
+    if spec.text_length or spec.masked or spec.observation_shape:
         return _filling(run, sampler, _described(run, count, split))
     return {} if spec.num_classes is None else {"label": labels_in_turn(count, spec)}
 
@@ -115,7 +115,7 @@ def _described(run: Run, count: int, split: str) -> Conditions:
             real = run.source.reference(split, None, run.config.seed)
         except ValueError as error:
             raise ConfigError(
-                f"Samples are drawn under captions and sizes of examples of the split '{split}'. {error}"
+                f"Samples are drawn under captions, sizes and observations of examples of the split '{split}'. {error}"
             ) from error
     rows = np.arange(count) % len(real["data"])
     return {name: real[name][rows] for name in DESCRIBING if name in real}
