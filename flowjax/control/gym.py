@@ -45,7 +45,9 @@ def gym(id: str = "Pendulum-v1", horizon: int = 200) -> Environment:
             raise ValueError(f"'{id}' has {what} of {space}; expected real numbers (Box). Use another environment.")
     low, high = first.action_space.low, first.action_space.high
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(f"'{id}' has actions between {low} and {high}; expected finite bounds, by which they are scaled.")
+        raise ValueError(
+            f"'{id}' has actions between {low} and {high}; expected finite bounds, by which they are scaled."
+        )
     seen = first.observation_space
     largest = np.maximum(np.abs(seen.low), np.abs(seen.high))
     scale = np.where(np.isfinite(largest) & (largest > 0), largest, 1.0).astype(np.float32)

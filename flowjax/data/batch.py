@@ -56,7 +56,7 @@ def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
         found = batch.get("observation", np.zeros(1))
         if found.shape[1:] != tuple(spec.observation_shape) or found.dtype != np.float32:
             raise ValueError(
-                f"The data spec has observations of shape {tuple(spec.observation_shape)}, and the batch entry 'observation' is "
+                f"The data spec has observations of shape {tuple(spec.observation_shape)}; the batch entry 'observation' is "
                 + (f"{found.dtype}{list(found.shape)}" if "observation" in batch else "missing")
                 + "; it must be float32, one for each example."
             )

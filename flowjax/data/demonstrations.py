@@ -42,7 +42,9 @@ def demonstrations(
       played: seed of the episodes; runs with other seeds still learn from the same ones.
     """
     if episodes < 1 or test_episodes < 1:
-        raise ValueError(f"There are episodes={episodes} and test_episodes={test_episodes}; expected 1 or more of both.")
+        raise ValueError(
+            f"There are episodes={episodes} and test_episodes={test_episodes}; expected 1 or more of both."
+        )
     world = make_environment(environment)
     act = make_expert(expert, world)
     play = jax.jit(lambda keys: roll_out(world, lambda seen, keys: (act(seen, keys), ()), keys))

@@ -39,6 +39,7 @@ from flowjax.evaluation.judging import (
     real_pool,
 )
 from flowjax.evaluation.memorisation import nearest_neighbour
+from flowjax.evaluation.returns import episode_return
 
 __all__ = ["EVALUATORS", "HIGHER_IS_BETTER", "Conditions", "Evaluator", "disjoint_real_sets", "quantised"]
 Reach = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -284,6 +285,7 @@ def psnr(source: Source, seed: int = 0) -> Evaluator:
 
 
 EVALUATORS = {
+    "episode_return": episode_return,
     "sliced_w2": sliced_w2,
     "exact_w2": exact_w2,
     "sinkhorn_w2": sinkhorn_w2,

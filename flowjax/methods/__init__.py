@@ -17,6 +17,7 @@ from flowjax.methods.policy_gradient import PRESETS as POLICY_GRADIENTS
 from flowjax.methods.preference import dpo, kto
 from flowjax.methods.progressive import progressive
 from flowjax.methods.reflow import reflow
+from flowjax.methods.reinflow import reinflow
 from flowjax.methods.reward_gradient import draft, refl
 from flowjax.methods.shortcut import shortcut
 from flowjax.methods.trajectory_consistency import trajectory_consistency
@@ -47,4 +48,5 @@ METHODS = {
     "refl": refl,
     "draft": draft,
     **POLICY_GRADIENTS,
+    "reinflow": reinflow,
 }

@@ -155,6 +155,22 @@ def _matrices(tree):
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "muon": muon, "sgd": sgd}
 
 
+def resting(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer, which does nothing at all, momentum included, at a gradient that is zero everywhere.
+
+    Args:
+      tx: any.
+    """
+
+    def update(gradients, state, params=None):
+        moves = jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(gradients)]).any()
+        changes, after = tx.update(gradients, state, params)
+        changes = jax.tree.map(lambda leaf: jnp.where(moves, leaf, jnp.zeros_like(leaf)), changes)
+        return changes, jax.tree.map(lambda new, old: jnp.where(moves, new, old), after, state)
+
+    return optax.GradientTransformation(tx.init, update)
+
+
 def make_optimizer(spec: Spec, total_steps: Steps) -> Optimizer:
     """Builds an optimizer from its spec, for example dict(name='adam', learning_rate=1e-3, decay='cosine').
 

@@ -138,7 +138,7 @@ def make_network(config: ConfigDict, data: DataSpec) -> Network:
 
 
 def check_read(network: Network, name: str, data: DataSpec) -> Network:
-    """The network, unless it reads masks that the data do not have, or does not read masks or observations that they have.
+    """The network, unless it and the data disagree about masks, or it would not read the data's observations.
 
     Args:
       network: with its text encoder.
@@ -147,7 +147,7 @@ def check_read(network: Network, name: str, data: DataSpec) -> Network:
     """
     if data.observation_shape and "observation" not in network.conditions:
         raise ValueError(
-            f"The data are actions, each the answer to an observation that the network '{name}' does not read. Use network 'mlp'."
+            f"The data are actions that answer to observations, which the network '{name}' does not read. Use network 'mlp'."
         )
     reads = "pixel_mask" in network.conditions
     if data.masked and not reads:

@@ -29,7 +29,7 @@ ACTIVATIONS = {"silu": nn.silu, "gelu": nn.gelu, "relu": nn.relu, "tanh": jnp.ta
 
 
 class MLP(nn.Module):
-    """Dense layers on (x, features of t, of s - t and of the guidance, observation, label vector); see `mlp` for the options."""
+    """Dense layers on (x, features of t, of s - t and of the guidance, observation, label vector); see `mlp` for options."""
 
     width: int = 256
     depth: int = 3

@@ -24,8 +24,8 @@ def drawn_under(run: Run, sampler: str, count: int, split: str = "test") -> Cond
     """The conditions of `count` measured samples.
 
     A sampler that reads real examples gets those of the split. Captions are of its examples too, the same ones each time
-    for a seed, and repeated from the first where there are fewer; so are sizes and observations. Labels come with them, or else in turn,
-    each as often as it is common in the data.
+    for a seed, and repeated from the first where there are fewer; so are sizes and observations. Labels come with them, or
+    else in turn, each as often as it is common in the data.
     """
     reads = run.method.samplers[sampler].reads
     if reads:
