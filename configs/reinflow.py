@@ -27,11 +27,15 @@ DATA = {
         test_episodes=20,
     ),
 }
-# environment -> updates, batch, episodes evaluated, and options of the method.
+# environment -> updates, batch, learning rate, episodes evaluated, and options of the method.
 TUNING = {
-    "lqr": (8_000, 640, 2_000, dict(episodes=64, epochs=4, discount=0.98, reward_scale=0.1)),
-    "gym": (12_000, 800, 100, dict(episodes=32, epochs=5, discount=0.97, reward_scale=0.02)),
-}
+    "lqr": (8_000, 1_280, 5e-4, 2_000, dict(
+        episodes=128, epochs=4, clip=0.03, discount=0.99, decay=0.9, reward_scale=0.1,
+        noise=dict(low=0.1, high=0.5, left=0.3),
+        critic_optimizer=dict(name="adam", learning_rate=1e-3, decay="cosine"),
+    )),
+    "gym": (12_000, 800, 3e-4, 100, dict(episodes=32, epochs=5, discount=0.97, reward_scale=0.02)),
+}  # fmt: skip
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -44,14 +48,14 @@ def _imitation(options: ConfigDict) -> ConfigDict:
     config = defaults()
     config.name = options.task
     config.data = choose("task", options.task, DATA)
-    config.steps, config.batch_size, config.steps_per_dispatch = 4_000, 256, 100
-    config.network = dict(name="mlp", width=64, depth=2, octaves=3)
+    config.steps, config.batch_size, config.steps_per_dispatch = 10_000, 256, 100
+    config.network = dict(name="mlp", width=128, depth=2, octaves=3)
     config.method = dict(name="flow_matching", label_dropout=0.0)
     config.optimizer = dict(name="adam", learning_rate=1e-3, decay="cosine")
     config.samplers = dict(default=dict(name="euler", steps=options.steps, grid=dict(name="uniform"), role="ema"))
     config.evaluators = dict(sliced_w2=dict(name="sliced_w2"))
     config.evaluation = dict(count=1_000, batch_size=1_000)
-    config.when.log = schedule(every_steps=500)
+    config.when.log = schedule(every_steps=1_000)
     config.when.sample = schedule()
     if options.tiny:
         config.name += "_tiny"
@@ -68,15 +72,16 @@ def _tuning(options: ConfigDict) -> ConfigDict:
     config = defaults()
     theirs = adopt(config, options.run, "The policy that is tuned")
     world = theirs.data.environment
-    updates, batch, count, method = choose("environment", world.name, TUNING)
+    updates, batch, rate, count, method = choose("environment", world.name, TUNING)
     config.name = f"{theirs.name}_tuned"
     config.steps, config.batch_size, config.steps_per_dispatch = updates, batch, 20
     config.method = dict(name="reinflow", environment=world.to_dict(), steps=options.steps, **method)
     config.restore.student = reference_of_run(options.run, "The policy that is tuned")
-    config.optimizer = dict(name="adam", learning_rate=3e-4, decay="cosine", final_fraction=0.1, clip_norm=0.5)
+    config.optimizer = dict(name="adam", learning_rate=rate, decay="cosine", final_fraction=0.1, clip_norm=0.5)
     config.ema = dict()
     plain = dict(name="episodes")
     config.samplers = dict(default=plain, zero=dict(plain, start="zero"), noisy=dict(plain, noisy=True))
+    config.samplers.actions = dict(name="euler", steps=options.steps, grid=dict(name="uniform"), role="student")
     config.evaluators = dict(episode_return=dict(name="episode_return"))
     config.evaluation = dict(count=count, batch_size=count)
     config.when.log = schedule(every_steps=config.steps // 100)

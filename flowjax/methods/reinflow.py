@@ -18,8 +18,8 @@ With `target_divergence` the policy rests in a batch in which it has moved furth
 optimizer with it: the early stop of PPO, for each batch anew, so that nothing has to be remembered between updates.
 
 The published code also cuts draws off at three standard deviations, which makes their density another than the one it scores;
-clamps log-densities to [-1, 1], beyond which they have no gradient; and cuts the last action off before it is scored. Here draws
-are Gaussian, and the environment cuts off what lies beyond its bounds.
+clamps log-densities to [-1, 1], beyond which they have no gradient; and cuts off the last action before it scores it. Here
+draws are Gaussian, and the environment cuts off what lies beyond its bounds.
 """
 
 import functools
