@@ -90,8 +90,8 @@ def _tuning(options: ConfigDict) -> ConfigDict:
     config.when.checkpoint = schedule(at_percent=(50, 100))
     if options.tiny:
         config.name += "_tiny"
-        config.steps, config.batch_size, config.steps_per_dispatch = 8, 20, 4
-        config.method.update(episodes=4, epochs=2)
+        config.steps, config.batch_size, config.steps_per_dispatch = 8, 40, 4
+        config.method.update(episodes=8, epochs=2)
         config.evaluation = dict(count=8, batch_size=8)
         config.when.log = config.when.checkpoint = schedule(every_steps=4)
         config.when.evaluate = schedule(at_percent=(100,))

@@ -4,8 +4,8 @@ A flow that has learned demonstrations answers what is seen with an action. Its 
 of a learned size (methods/chain_policy.py), whose density is known, and actions that turned out well are made likelier.
 
 Every period `episodes` episodes are played with the noise; a critic says what was to be expected; what came out above it is
-the advantage of an action (losses/advantages.py), brought to mean zero and deviation one over the collection. Then `epochs`
-passes are made over all steps in batches of `batch_size`, in an order that is a function of (seed, step):
+the advantage of an action (losses/advantages.py). Then `epochs` passes are made over all steps in batches of `batch_size`, in
+an order that is a function of (seed, step), with advantages of mean zero and deviation one in each:
 
     phase    trains            loss
     policy   student, noise    max(-A rho, -A clip(rho)) - entropy_weight H + reference_weight |action - reference's|^2
@@ -172,14 +172,12 @@ def reinflow(
 
     def batches(made: Mapping[str, Any], scores: Any, step: int) -> list[dict[str, np.ndarray]]:
         arrays = {name: array.reshape(-1, *array.shape[2:]) for name, array in made["steps"].items()}
-        advantage, alive = arrays["rollout_advantage"].astype(np.float64), arrays["mask"] > 0
-        spread = advantage[alive].std() + 1e-8
-        arrays["rollout_advantage"] = ((advantage - advantage[alive].mean()) / spread).astype(np.float32)
         row, cut = np.arange(size, dtype=np.int32), []
         for epoch in range(epochs):
             order = np.random.default_rng([config.seed, step, epoch]).permutation(played)
             for rows in np.split(order, played // size):
-                cut.append({**{name: array[rows] for name, array in arrays.items()}, "row": row})
+                batch = {**{name: array[rows] for name, array in arrays.items()}, "row": row}
+                cut.append({**batch, "rollout_advantage": _levelled(batch["rollout_advantage"], batch["mask"])})
         return cut
 
     def figures(made: Mapping[str, Any], scores: Any) -> dict[str, float]:
@@ -247,3 +245,10 @@ def reinflow(
         checks={"ratio": ratio_check},
         readings=READINGS,
     )
+
+
+def _levelled(advantages: Float[np.ndarray, " b"], mask: Float[np.ndarray, " b"]) -> Float[np.ndarray, " b"]:
+    """With mean zero and deviation one over what counts."""
+    count = max(mask.sum(), 1.0)
+    centred = np.where(mask > 0, advantages - (mask * advantages).sum(dtype=np.float64) / count, 0.0)
+    return (centred / (np.sqrt(np.square(centred).sum() / count) + 1e-8)).astype(np.float32)

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from flowjax.methods.optimizers import make_optimizer
+from flowjax.methods.optimizers import make_optimizer, resting
 
 ROTATION = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0]
 
@@ -54,3 +54,19 @@ def test_a_quadratic_is_brought_down(name):
 
 def test_the_rates_that_are_logged():
     assert make_optimizer(dict(name="muon", learning_rate=0.02, warmup_steps=4), 10).learning_rate(2) == 0.01
+
+
+def test_an_optimizer_that_rests_keeps_its_momentum_for_later():
+    plain = make_optimizer(dict(name="adam", learning_rate=0.1, decay="linear"), 10).tx
+    resting_one = resting(plain)
+    parameters, gradient = {"w": jnp.zeros(3), "b": jnp.zeros(2)}, {"w": jnp.arange(3.0), "b": jnp.ones(2)}
+    nothing = {"w": jnp.zeros(3), "b": jnp.zeros(2)}
+    state, one = resting_one.init(parameters), plain.init(parameters)
+    for gradients, moves in ((gradient, True), (nothing, False), ({**nothing, "b": jnp.ones(2)}, True)):
+        changes, state = resting_one.update(gradients, state, parameters)
+        if not moves:
+            assert not any(np.asarray(leaf).any() for leaf in changes.values())
+            continue
+        expected, one = plain.update(gradients, one, parameters)
+        for name in parameters:
+            np.testing.assert_allclose(changes[name], expected[name], rtol=1e-6)

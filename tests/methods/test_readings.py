@@ -46,6 +46,7 @@ def test_every_reading_is_of_a_metric():
     for method, readings in told.items():
         family = next((group for group in together if method in group), {method})
         assert readings <= set().union(*(seen[other] for other in family)), method
-    # Those that learn from rewards: tests/methods/test_policy_gradient.py, test_preference_methods.py, test_reward_gradient.py.
-    by_rewards = {*POLICY_GRADIENTS, "nft", "dpo", "kto", "best_of", "refl", "draft"}
+    # Those that learn from rewards: tests/methods/test_policy_gradient.py, test_preference_methods.py, test_reward_gradient.py,
+    # test_reinflow_method.py.
+    by_rewards = {*POLICY_GRADIENTS, "nft", "dpo", "kto", "best_of", "refl", "draft", "reinflow"}
     assert set(told) == set(METHODS) - {"autoencoder"} - by_rewards
