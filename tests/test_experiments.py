@@ -123,3 +123,28 @@ def test_students_and_their_teacher_are_measured(tmp_path):
     errors = [values["teacher", steps, "map_error"] for steps in (1, 2, 4, 400)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 < errors[0]
     assert values["direct", 1, "map_error"] > errors[-1]
+
+
+def test_published_policies_are_near_the_best_there_is():
+    receipts = read_receipts(ROOT / "experiments" / "control" / "receipts")
+    values = {(r["task"], r["policy"], r["metric"], r["seed"]): r for r in receipts}
+    for seed in range(3):
+        before, after = (values["lqr", policy, "return", seed]["shortfall_percent"] for policy in ("cloned", "tuned"))
+        assert after < 5 < 50 < before
+        assert values["lqr", "tuned", "excess_percent", seed]["value"] < 2
+        before, after = (values["pendulum", policy, "return", seed]["value"] for policy in ("cloned", "tuned"))
+        assert before < -700 and after > -250
+    assert 0 < values["lqr", "Riccati's gain", "return", 0]["shortfall_percent"] < 2
+
+
+@pytest.mark.slow
+def test_policies_are_cloned_tuned_and_measured(tmp_path):
+    assert script("control").main(["--tiny", "--parts", "lqr", "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    returns = {receipt["policy"]: receipt["value"] for receipt in receipts if receipt["metric"] == "return"}
+    starts = ("", ", from zero", ", with noise")
+    assert {stage + start for stage in ("cloned", "tuned") for start in starts} < set(returns)
+    assert max(returns, key=returns.get) == "the best there is" and returns["Riccati's gain"] > returns["tuned"]
+    gains = {r["policy"]: r["value"] for r in receipts if r["metric"] == "gain_position"}
+    assert gains["Riccati's gain"] > gains["cloned"]
+    assert (tmp_path / "published" / "lqr.png").exists()
