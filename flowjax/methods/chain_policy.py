@@ -90,7 +90,7 @@ class ChainPolicy:
 
     def log_probs(self, steps: Transition, x_next: Float[Array, "b k ..."]) -> Float[Array, " b"]:
         """The first of (2), divided as `log_prob` says."""
-        return self._scale * jnp.sum(step_log_probs(steps, x_next), axis=1)
+        return self.scaled(step_log_probs(steps, x_next))
 
     def scaled(self, log_prob: Float[Array, "b k"]) -> Float[Array, " b"]:
         """The same of steps whose densities are known."""
