@@ -30,8 +30,9 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #                    (DataSpec.visible_shape): a condition, and what losses count and samplers draw
 #   features [b, h, w, c]  an encoder's features of the examples, where a source brings them (DataSpec.feature_shape)
 #   step   [b]       updates done so far, put there by the update itself: for losses that change as training goes on
-#   others   [b, k-1, ...]  what each example was compared with under its conditions: a ranking has the best first, and
-#   present  [b, k-1]       False behind the end of one of fewer than k
+#   others   [b, k-1, ...]  what each example was compared with under its conditions (DataSpec.compared = k): a ranking has the
+#                           best first, and
+#   present  [b, k-1]       False behind the end of one of fewer than k; there where k is above 2
 #   outcome  [b]            1 where the first is better, or the ranking holds; 0 for a tie, -1 where the other is better
 #   margin   [b]            by how much, where that is known
 #   rollout_...      what a rollout leaves for its loss (Collect), and no condition either
@@ -334,6 +335,7 @@ class DataSpec:
       visible_multiple: what divides the sides of those images.
       observation_shape: of `observation` [b, ...], what is seen of a world in which an example is an action; () where
         examples are none.
+      compared: of how many examples each comparison is, where batches are comparisons (`others`, `outcome`); 0 where not.
     """
 
     shape: tuple[int, ...]
@@ -349,6 +351,7 @@ class DataSpec:
     visible_multiple: int = 1
     class_weights: tuple[float, ...] = ()
     observation_shape: tuple[int, ...] = ()
+    compared: int = 0
 
     @property
     def masked(self) -> bool:
@@ -361,6 +364,10 @@ class DataSpec:
         return (*self.visible_shape, self.shape[-1]) if self.masked else tuple(self.shape)
 
     def __post_init__(self):
+        if self.compared < 0 or self.compared == 1:
+            raise ValueError(
+                f"The data spec has compared={self.compared}; expected 2 or more examples of a comparison, or 0 for none."
+            )
         if self.class_weights and (
             len(self.class_weights) != self.num_classes
             or min(self.class_weights) <= 0

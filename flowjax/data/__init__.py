@@ -2,12 +2,17 @@
 
 from flowjax.data.batch import check_batch
 from flowjax.data.cached import cached
+from flowjax.data.compared_emoji import compared_emoji
+from flowjax.data.compared_points import compared_points
+from flowjax.data.compared_shapes import compared_shapes
+from flowjax.data.comparisons import comparisons
 from flowjax.data.demonstrations import demonstrations
 from flowjax.data.digits import digits
 from flowjax.data.emoji import emoji
 from flowjax.data.encoded import EncodedSource, encoded
 from flowjax.data.featured import featured
 from flowjax.data.folders import folder
+from flowjax.data.judgements import JudgedSource
 from flowjax.data.latents import LatentSource, latents
 from flowjax.data.mixtures import MixedSource, mix, mixed
 from flowjax.data.pairs import PairSource, pairs
@@ -42,6 +47,10 @@ SOURCES = {
     "tfds": tfds,
     "pairs": pairs,
     "demonstrations": demonstrations,
+    "comparisons": comparisons,
+    "compared_points": compared_points,
+    "compared_shapes": compared_shapes,
+    "compared_emoji": compared_emoji,
 }
 
 __all__ = [
@@ -49,6 +58,7 @@ __all__ = [
     "ArraySource",
     "BatchIterator",
     "EncodedSource",
+    "JudgedSource",
     "LatentSource",
     "MixedSource",
     "PairSource",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flowjax.contract import DataSpec
+from flowjax.contract import COMPARED, DataSpec
 
 WIDE = "float64, int64 and object arrays have no place in a batch: JAX would narrow or refuse them silently"
 
@@ -60,10 +60,41 @@ def check_batch(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
                 + (f"{found.dtype}{list(found.shape)}" if "observation" in batch else "missing")
                 + "; it must be float32, one for each example."
             )
+    _check_comparisons(batch, spec)
     _check_masks(batch, spec)
     if spec.num_classes is not None:
         _check_label(batch, spec.num_classes)
     _check_captions(batch, spec)
+
+
+def _check_comparisons(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
+    given = [name for name in COMPARED if name in batch]
+    if not spec.compared:
+        if given:
+            raise ValueError(
+                f"The batch has '{given[0]}', but the data spec does not say that examples are compared. Give the spec "
+                "`compared`, the number of examples of a comparison, or leave it out."
+            )
+        return
+    rest = spec.compared - 1
+    wanted = {"others": ((rest, *spec.shape), np.float32), "outcome": ((), np.int32)}
+    if rest > 1:
+        wanted["present"] = ((rest,), np.bool_)
+    if "margin" in batch:
+        wanted["margin"] = ((), np.float32)
+    for name, (shape, kind) in wanted.items():
+        found = f"{batch[name].dtype}{list(batch[name].shape)}" if name in batch else "missing"
+        if name not in batch or batch[name].shape[1:] != shape or batch[name].dtype != kind:
+            raise ValueError(
+                f"The data spec has comparisons of {spec.compared} examples, and the batch entry '{name}' is {found}; it must "
+                f"be {np.dtype(kind)}{['examples', *shape]}."
+            )
+    known = (-1, 0, 1) if rest == 1 else (1,)
+    if not np.isin(batch["outcome"], known).all():
+        raise ValueError(
+            f"The outcomes of comparisons of {spec.compared} examples are {np.unique(batch['outcome'])[:5]}; expected of "
+            f"{known}: only of two examples may the second be better, or neither."
+        )
 
 
 def _check_masks(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:

@@ -1,5 +1,6 @@
 """Emoji in three styles with captions, as `python -m flowjax.data.prepare emoji` leaves them, split by families."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def emoji(
     styles = tuple(styles)
     if not styles or len(set(styles)) != len(styles) or set(styles) - set(STYLES):
         raise ValueError(f"styles={styles}; expected one or more of {', '.join(STYLES)}, each once.")
-    prepared = Prepared.open(_folder(size, path))
+    prepared = Prepared.open(prepared_folder(size, path))
     shape, rows, splits = (size, size, 3), {}, {}
     for split in ("train", "test"):
         pixels, fields = prepared.pixels(split, shape, "pad")
@@ -63,7 +64,13 @@ def wordings(field: dict[str, Any], variants: bool) -> tuple[str, ...]:
     return (plain, f"{name}, {style} style", *about)
 
 
-def _folder(size: int, path: str) -> Any:
+def prepared_folder(size: int, path: str = "") -> pathlib.Path:
+    """The prepared emoji that a size can be made of.
+
+    Args:
+      size: pixels of a side.
+      path: the folder; by default the first in the data home whose size this one divides.
+    """
     if size < 1:
         raise ValueError(f"size={size}; give a positive number of pixels.")
     if path:

@@ -161,7 +161,7 @@ class FilePictures:
         pieces = np.array_split(indices, max(1, min(WORKERS, len(indices) // PIECE)))
         rows = [row for piece in _pool().map(self._piece, pieces) for row in piece]
         gathered: dict[str, Any] = {
-            name: np.stack([row[name] for row in rows]) for name in ("data", "extent") if name in rows[0]
+            name: np.stack([row[name] for row in rows]) for name in rows[0] if name not in ("label", "captions")
         }
         if "label" in rows[0]:
             gathered["label"] = np.int32([row["label"] for row in rows])
