@@ -26,6 +26,7 @@ from flowjax.evaluation import coverage, distances, resampling
 from flowjax.evaluation.agreement import caption_agreement
 from flowjax.evaluation.captions import caption_accuracy
 from flowjax.evaluation.classifiers import RECIPES
+from flowjax.evaluation.comparisons import comparisons
 from flowjax.evaluation.features import Features
 from flowjax.evaluation.judging import (
     HIGHER_IS_BETTER,
@@ -299,4 +300,5 @@ EVALUATORS = {
     "caption_agreement": caption_agreement,
     "caption_accuracy": caption_accuracy,
     "psnr": psnr,
+    "comparisons": comparisons,
 }

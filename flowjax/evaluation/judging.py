@@ -25,6 +25,7 @@ HIGHER_IS_BETTER = frozenset(
     (
         *("precision", "recall", "density", "coverage", "class_accuracy", "caption_agreement", "psnr"),
         *("return", "return_best", "return_expert"),
+        *("comparison_accuracy", "comparison_accuracy_best"),
         *("caption_accuracy", "caption_accuracy_held_out"),
         *(f"caption_accuracy_{number}" for number in range(1, MOST_OBJECTS + 1)),
         *(f"caption_{verdict}" for verdict in VERDICTS if verdict != "all"),

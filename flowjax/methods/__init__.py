@@ -19,6 +19,7 @@ from flowjax.methods.progressive import progressive
 from flowjax.methods.reflow import reflow
 from flowjax.methods.reinflow import reinflow
 from flowjax.methods.reward_gradient import draft, refl
+from flowjax.methods.reward_model import reward_model
 from flowjax.methods.shortcut import shortcut
 from flowjax.methods.trajectory_consistency import trajectory_consistency
 
@@ -47,6 +48,7 @@ METHODS = {
     "nft": negative_aware,
     "refl": refl,
     "draft": draft,
+    "reward_model": reward_model,
     **POLICY_GRADIENTS,
     "reinflow": reinflow,
 }

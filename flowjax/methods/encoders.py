@@ -14,7 +14,6 @@ first, with labels or captions, and take its tokens: a denoiser has learnt what 
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -23,7 +22,7 @@ from flowjax.choices import Spec, build, choose
 from flowjax.contract import Batch, DataSpec, Role
 from flowjax.methods.finished import open_finished
 from flowjax.models.features import EXTRACTORS, chosen_map
-from flowjax.models.network import Network
+from flowjax.models.trunks import check_layer, hidden_channels
 
 Features = Float[Array, "b h w c"]
 
@@ -117,28 +116,3 @@ def stored(data: DataSpec) -> Encoder:
 
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {"run": run, "stored": stored}
-
-
-def check_layer(network: Network, layer: int, who: str, option: str) -> None:
-    """Refuses a network without blocks and a block that it does not have.
-
-    Args:
-      network: whose tokens are wanted.
-      layer: after which block.
-      who: the network in words, for the message.
-      option: what to change.
-    """
-    if network.hidden is None:
-        raise ValueError(f"{who} has no blocks whose tokens could be aligned. Use 'dit', 'mmdit' or 'unet'.")
-    if not 1 <= layer <= network.layers:
-        raise ValueError(f"{option} is {layer}, but {who[0].lower()}{who[1:]} has blocks 1 ... {network.layers}.")
-
-
-def hidden_channels(network: Network, data: DataSpec, layer: int) -> int:
-    """The channels of the tokens after a block; nothing is computed."""
-
-    def tokens(key: Key[Array, ""]) -> Array:
-        cond = {name: jnp.zeros((1, *c.shape), c.dtype) for name, c in network.conditions.items()}
-        return network.hidden(network.init(key), jnp.zeros((1, *data.shape)), jnp.zeros(1), cond, layer=layer)[1]
-
-    return jax.eval_shape(tokens, jax.random.key(0)).shape[-1]

@@ -1,14 +1,13 @@
 """A finished run as a part of another method: its network, path and prediction, and the role that holds its parameters."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from flowjax.contract import DataSpec, Role
 from flowjax.methods.parts import Setting, make_setting
 from flowjax.models import stored
+from flowjax.models.stored import reference_of_run
 
 ADOPTED = (
     *("data", "text", "network", "path", "noise", "preconditioning", "precision", "seed"),
@@ -43,20 +42,7 @@ def config_of_run(restore_from: str, who: str) -> ConfigDict:
       restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role.
       who: what wants it, for messages ("The teacher").
     """
-    folder, _ = stored.split_reference(restore_from, who)
-    return ConfigDict(_as_tuples(stored.read_config(folder, stored.existing_step(folder, None))))
-
-
-def reference_of_run(restore_from: str, who: str) -> str:
-    """RUN_DIRECTORY:role; where none is named, the role whose samples people mean.
-
-    Args:
-      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role; the average `ema` where the run has one, else `student`.
-      who: what wants it, for messages ("The teacher").
-    """
-    folder, role = stored.split_reference(restore_from, who)
-    role = role or stored.usual_role(folder, stored.existing_step(folder, None))
-    return f"{restore_from.partition(':')[0].rstrip('/')}:{role}"
+    return ConfigDict(stored.config_of_run(restore_from, who))
 
 
 def adopt(config: ConfigDict, run: str, who: str) -> ConfigDict:
@@ -84,10 +70,3 @@ def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:
     config, reference = config_of_run(restore_from, who), reference_of_run(restore_from, who)
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
     return Finished(config, setting, reference)
-
-
-def _as_tuples(value: Any) -> Any:
-    """A config as it comes back from JSON, lists as the tuples they were."""
-    if isinstance(value, Mapping):
-        return {key: _as_tuples(entry) for key, entry in value.items()}
-    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list) else value

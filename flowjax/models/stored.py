@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -103,6 +104,60 @@ def read_config(folder: pathlib.Path, step: int) -> dict[str, Any]:
             return dict(reader.restore(folder / str(step) / "config"))
     except Exception as error:
         raise unreadable(folder, step, error) from error
+
+
+def read_measured(folder: pathlib.Path, step: int) -> dict[str, float]:
+    """What was measured of the parameters of a checkpoint: metric -> value; {} where nothing was."""
+    if not (folder / str(step) / "measured").is_dir():
+        return {}
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return dict(reader.restore(folder / str(step) / "measured"))
+    except Exception as error:
+        raise unreadable(folder, step, error) from error
+
+
+def config_of_run(restore_from: str, who: str) -> dict[str, Any]:
+    """The config that a run was trained with, lists as the tuples they were.
+
+    Args:
+      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role.
+      who: what wants it, for messages ("The teacher").
+    """
+    folder, _ = split_reference(restore_from, who)
+    return _as_tuples(read_config(folder, existing_step(folder, None)))
+
+
+def reference_of_run(restore_from: str, who: str, trained: str = "student") -> str:
+    """RUN_DIRECTORY:role; where none is named, the role whose samples people mean.
+
+    Args:
+      restore_from: RUN_DIRECTORY or RUN_DIRECTORY:role; the average `ema` where the run has one, else `trained`.
+      who: what wants it, for messages ("The teacher").
+      trained: the role that such a run trains.
+    """
+    folder, role = split_reference(restore_from, who)
+    role = role or usual_role(folder, existing_step(folder, None), trained)
+    return f"{restore_from.partition(':')[0].rstrip('/')}:{role}"
+
+
+def read_reference(reference: str, who: str) -> PyTree:
+    """The parameters of RUN_DIRECTORY:role, as NumPy arrays; of an adapter, the sum with its base.
+
+    Args:
+      reference: the text.
+      who: what wants it, for messages ("The teacher").
+    """
+    folder, role = split_reference(reference, who)
+    step = existing_step(folder, None)
+    return jax.tree.map(np.asarray, read_network(folder, role or usual_role(folder, step), step))
+
+
+def _as_tuples(value: Any) -> Any:
+    """A config as it comes back from JSON, lists as the tuples they were."""
+    if isinstance(value, Mapping):
+        return {key: _as_tuples(entry) for key, entry in value.items()}
+    return tuple(_as_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 def unreadable(folder: pathlib.Path, step: int, error: Exception) -> CheckpointError:

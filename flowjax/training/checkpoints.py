@@ -1,7 +1,7 @@
 """Checkpoints: asynchronous, sharded on disk, restorable onto any mesh, never half-written. Hides Orbax from the rest.
 
 A checkpoint holds the whole `State` (every role and optimizer), the host's position (in the data, and the sums between
-two log lines) and the resolved config.
+two log lines), the resolved config, and what was measured of it at this step.
 Orbax writes into a temporary directory and renames it when everything is on disk, so a kill leaves no half checkpoint
 behind that a later run could pick up.
 """
@@ -93,6 +93,7 @@ class Checkpoints:
             state=ocp.args.StandardSave(_safe_to_donate(_as_tree(state))),
             position=ocp.args.JsonSave(dict(position)),
             config=ocp.args.JsonSave(dict(config)),
+            measured=ocp.args.JsonSave(dict(metrics or {})),
         )
         self._manager.save(step, args=args, metrics=dict(metrics or {}))
 

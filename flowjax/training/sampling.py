@@ -89,8 +89,10 @@ def sample_picture(samples: np.ndarray, source: Any, conditions: Mapping[str, np
     """Samples as a person looks at them: images above their captions or in rows of a class, points beside true ones.
 
     A sample made from a real image stands to its right: a picture of reconstructions is one of pairs. Of images smaller
-    than their arrays only what is visible is shown.
+    than their arrays only what is visible is shown. Samples that are scores of compared images show those, the best first.
     """
+    if "others" in conditions:
+        return _ordered_picture(samples, conditions)
     if "pixel_mask" in conditions:
         samples = pictures.on_white(samples, conditions["pixel_mask"])
     if samples.ndim == 4 and "data" in conditions and conditions["data"].shape == samples.shape:
@@ -107,6 +109,20 @@ def sample_picture(samples: np.ndarray, source: Any, conditions: Mapping[str, np
         f"There is no picture for samples of shape {samples.shape[1:]}: switch pictures off with when.sample, or use "
         "images [h, w, c] or points [2]."
     )
+
+
+def _ordered_picture(scores: np.ndarray, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Compared images by their scores, a comparison beside the next, best first; white where a ranking is shorter."""
+    compared = np.concatenate([conditions["data"][:, None], conditions["others"]], axis=1)
+    if compared.ndim != 5:
+        raise ConfigError("There is no picture of scores of points: switch pictures off with when.sample.")
+    if "present" in conditions:
+        there = np.concatenate([np.ones((len(scores), 1), bool), conditions["present"]], axis=1)
+        scores, compared = np.where(there, scores, -np.inf), np.where(there[..., None, None, None], compared, 1.0)
+    order = np.argsort(-scores, axis=1, kind="stable")[..., None, None, None]
+    ordered = np.take_along_axis(compared, order, axis=1)
+    columns = scores.shape[1] * max(1, round(math.sqrt(len(scores) / scores.shape[1])))
+    return pictures.grid(ordered.reshape(-1, *compared.shape[2:]), columns=columns)
 
 
 def visible(source: Any) -> Any:

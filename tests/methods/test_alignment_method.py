@@ -268,7 +268,7 @@ def test_cells_with_a_visible_pixel_count():
     "term, changes, message",
     [
         (dict(layer=3), {}, "alignment.layer is 3, but the network 'dit' has blocks 1 ... 2"),
-        ({}, dict(network=dict(name="mlp")), "'mlp' has no blocks whose tokens could be aligned. Use 'dit'"),
+        ({}, dict(network=dict(name="mlp")), "'mlp' has no blocks whose tokens could be read. Use 'dit'"),
         (dict(weight=-1.0), {}, "alignment.weight is -1.0"),
         (dict(until=0), {}, "alignment.until is 0"),
         (dict(contrast=2.0), {}, "alignment.contrast is 2.0"),
