@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flowjax.rewards.calls import RewardMistake
 from flowjax.rewards.hosted import python
 from flowjax.rewards.known import brightness, linear, quadratic
+from flowjax.rewards.learned import model
 from flowjax.rewards.pictures import compressibility
 from flowjax.rewards.remote import remote
 from flowjax.rewards.reward import Reward, Rewards, make_rewards
@@ -16,6 +17,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "brightness": brightness,
     "compressibility": compressibility,
     "scene": scene,
+    "model": model,
     "python": python,
     "http": remote,
 }

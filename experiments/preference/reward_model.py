@@ -1,0 +1,67 @@
+"""Reward models held against the noise of the comparisons that they learn from.
+
+    python experiments/preference/reward_model.py [--tiny] [--parts points shapes] [--work DIR] [--out DIR]
+
+Scores of points and of pictures of shapes are known, and so is how often the better example loses: held-out accuracy stands
+beside the best there can be.
+"""
+
+import argparse
+import shutil
+import sys
+
+from flowjax.evaluation.experiment import last_receipts, run_parts, train
+from flowjax.evaluation.receipts import replace_receipts
+from flowjax.evaluation.run_files import SAMPLES
+
+MUON = '{"name": "muon", "learning_rate": 1e-2, "warmup_steps": 100, "decay": "cosine", "final_fraction": 0.02}'
+POINTS = {"pair": "loss=pair", "tie": "loss=tie", "ranking": "loss=ranking,examples=5"}
+SHAPES = {
+    "degraded": ("pair", "data=shapes,kind=degraded", 1_500),
+    "style": ("pair", "data=shapes,kind=style", 1_000),
+    "caption": ("pair", "data=shapes,kind=caption", 3_000),
+}
+
+
+def reward_run(options: argparse.Namespace, name: str, argument: str, *overrides: str) -> list[dict]:
+    """The receipts of a run, trained unless it is there."""
+    argument += ",tiny" if options.tiny else ""
+    work = options.work / name
+    train(options.root, f"configs/reward_model.py:{argument}", work, "--config.writers.tensorboard=False", *overrides)
+    return last_receipts(work)
+
+
+def points(options: argparse.Namespace) -> None:
+    """Every loss on points with a linear score."""
+    found = []
+    for loss, argument in POINTS.items():
+        steps = [] if options.tiny else ["--config.steps=1000"]
+        found += [
+            {**r, "data": "points", "loss": loss} for r in reward_run(options, f"points_{loss}", argument, *steps)
+        ]
+    replace_receipts(options.out / "receipts", "reward_points", found)
+
+
+def shapes(options: argparse.Namespace) -> None:
+    """Pictures of one object, by their caption, their quality and a taste."""
+    found = []
+    for kind, (loss, argument, steps) in SHAPES.items():
+        more = ["--config.data.objects=(1, 1)", f"--config.optimizer={MUON}"]
+        more += [] if options.tiny else [f"--config.steps={steps}"]
+        name = f"shapes_{kind}"
+        found += [{**r, "data": kind, "loss": loss} for r in reward_run(options, name, argument, *more)]
+        picture = sorted((options.work / name / SAMPLES).glob("*_default.png"))[-1]
+        shutil.copyfile(picture, options.out / f"reward_{kind}.png")
+    replace_receipts(options.out / "receipts", "reward_shapes", found)
+
+
+PARTS = {"points": points, "shapes": shapes}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the parts asked for; returns the exit status."""
+    return run_parts(__file__, PARTS, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
