@@ -15,7 +15,7 @@ from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule
 from flowjax.methods.finished import config_of_run
 
-DIT = dict(name="dit", width=64, depth=3, heads=2, patch=4)
+DIT = dict(name="dit", width=48, depth=3, heads=2)
 KINDS = ("caption", "degraded", "style")
 
 
@@ -50,7 +50,9 @@ def get_config(argument: str = "") -> ConfigDict:
                 config.data[name] = theirs[name]
         scorer = dict(name="joint", trunk=dict(name="run", restore_from=options.run))
     else:
-        trunk = dict(name="network", network=DIT, text=dict(name="transformer", width=64, depth=1))
+        side = options.size or (16 if options.data == "shapes" else 32)
+        network = dict(DIT, patch=max(2, side // 8))  # 64 tokens
+        trunk = dict(name="network", network=network, text=dict(name="transformer", width=64, depth=1))
         scorer = dict(name="joint", trunk=trunk)
     config.method = dict(name="reward_model", scorer=scorer, loss=options.loss, **theta)
     config.steps = 2_000 if options.data == "points" else 6_000

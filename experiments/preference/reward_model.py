@@ -14,12 +14,11 @@ from flowjax.evaluation.experiment import last_receipts, run_parts, train
 from flowjax.evaluation.receipts import replace_receipts
 from flowjax.evaluation.run_files import SAMPLES
 
-MUON = '{"name": "muon", "learning_rate": 1e-2, "warmup_steps": 100, "decay": "cosine", "final_fraction": 0.02}'
 POINTS = {"pair": "loss=pair", "tie": "loss=tie", "ranking": "loss=ranking,examples=5"}
 SHAPES = {
-    "degraded": ("pair", "data=shapes,kind=degraded", 1_500),
-    "style": ("pair", "data=shapes,kind=style", 1_000),
-    "caption": ("pair", "data=shapes,kind=caption", 3_000),
+    "style": ("pair", "data=shapes,kind=style", 800),
+    "degraded": ("pair", "data=shapes,kind=degraded", 1_000),
+    "caption": ("pair", "data=shapes,kind=caption", 2_500),
 }
 
 
@@ -46,8 +45,7 @@ def shapes(options: argparse.Namespace) -> None:
     """Pictures of one object, by their caption, their quality and a taste."""
     found = []
     for kind, (loss, argument, steps) in SHAPES.items():
-        more = ["--config.data.objects=(1, 1)", f"--config.optimizer={MUON}"]
-        more += [] if options.tiny else [f"--config.steps={steps}"]
+        more = ["--config.data.objects=(1, 1)"] + ([] if options.tiny else [f"--config.steps={steps}"])
         name = f"shapes_{kind}"
         found += [{**r, "data": kind, "loss": loss} for r in reward_run(options, name, argument, *more)]
         picture = sorted((options.work / name / SAMPLES).glob("*_default.png"))[-1]

@@ -70,7 +70,7 @@ def model(
         raw = scorer.score(params[name], params.get(f"{name}_{TRUNK}"), samples, cond)
         return (raw - mean) / deviation
 
-    return Reward(value, roles)
+    return Reward(value, roles=roles)
 
 
 def _measured(reference: str, config: dict) -> tuple[float, float]:

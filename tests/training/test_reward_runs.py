@@ -103,6 +103,21 @@ def test_a_reward_that_has_no_unit_is_refused(points, tmp_path):
         model(data=spec, restore_from=str(tmp_path / "unmeasured"))
 
 
+@pytest.mark.parametrize("method", ["flow_grpo", "refl"])
+def test_a_flow_is_tuned_by_it(points, tmp_path, method):
+    off = ["--config.when.sample.at_percent=()", "--config.when.evaluate.at_percent=()"]
+    assert run(tmp_path / "flow", "tiny", *off, file="points") == 0
+    rewards = {"liked": dict(name="model", restore_from=str(points))}
+    options = f"tiny,run={tmp_path / 'flow'},method={method}"
+    assert run(tmp_path / "tuned", options, *off, f"--config.method.rewards={rewards}", file="preference") == 0
+    (name,) = model(data=DataSpec((2,)), restore_from=str(points)).roles
+    jax.tree.map(np.testing.assert_array_equal, role(tmp_path / "tuned", name), role(points, "ema"))
+    moved = jax.tree.map(
+        lambda one, two: jnp.abs(one - two).max(), *(role(tmp_path / f, "student") for f in ("tuned", "flow"))
+    )
+    assert max(jax.tree.leaves(moved)) > 0
+
+
 @pytest.mark.parametrize("options", ["loss=tie", "loss=ranking,examples=4"])
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path, options):
     constant = ["--config.optimizer.decay=constant", "--config.optimizer.final_fraction=0.0"]
