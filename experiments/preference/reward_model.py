@@ -1,6 +1,6 @@
 """Reward models held against the noise of the comparisons that they learn from.
 
-    python experiments/preference/reward_model.py [--tiny] [--parts points shapes] [--work DIR] [--out DIR]
+    python experiments/preference/reward_model.py [--tiny] [--parts points style degraded caption] [--work DIR] [--out DIR]
 
 Scores of points and of pictures of shapes are known, and so is how often the better example loses: held-out accuracy stands
 beside the best there can be.
@@ -9,6 +9,7 @@ beside the best there can be.
 import argparse
 import shutil
 import sys
+from collections.abc import Callable
 
 from flowjax.evaluation.experiment import last_receipts, run_parts, train
 from flowjax.evaluation.receipts import replace_receipts
@@ -41,19 +42,22 @@ def points(options: argparse.Namespace) -> None:
     replace_receipts(options.out / "receipts", "reward_points", found)
 
 
-def shapes(options: argparse.Namespace) -> None:
-    """Pictures of one object, by their caption, their quality and a taste."""
-    found = []
-    for kind, (loss, argument, steps) in SHAPES.items():
+def shapes(kind: str) -> Callable[[argparse.Namespace], None]:
+    """The part of one kind of comparison: pictures of one object, by a taste, their quality or their caption."""
+
+    def part(options: argparse.Namespace) -> None:
+        loss, argument, steps = SHAPES[kind]
         more = ["--config.data.objects=(1, 1)"] + ([] if options.tiny else [f"--config.steps={steps}"])
-        name = f"shapes_{kind}"
-        found += [{**r, "data": kind, "loss": loss} for r in reward_run(options, name, argument, *more)]
-        picture = sorted((options.work / name / SAMPLES).glob("*_default.png"))[-1]
+        found = reward_run(options, f"shapes_{kind}", argument, *more)
+        picture = sorted((options.work / f"shapes_{kind}" / SAMPLES).glob("*_default.png"))[-1]
         shutil.copyfile(picture, options.out / f"reward_{kind}.png")
-    replace_receipts(options.out / "receipts", "reward_shapes", found)
+        receipts = [{**receipt, "data": kind, "loss": loss} for receipt in found]
+        replace_receipts(options.out / "receipts", f"reward_{kind}", receipts)
+
+    return part
 
 
-PARTS = {"points": points, "shapes": shapes}
+PARTS = {"points": points, **{kind: shapes(kind) for kind in SHAPES}}
 
 
 def main(arguments: list[str] | None = None) -> int:

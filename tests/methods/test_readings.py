@@ -14,6 +14,7 @@ CASES = {
     "adversarial_jumps": (f"{POINTS},method=trajectory_consistency", JUDGED),
     "adversarial_matching": (f"{POINTS},method=dmd2", JUDGED),
     "flow_matching": ("configs/points.py:tiny", []),
+    "reward_model": ("configs/reward_model.py:tiny", []),
 }
 
 
