@@ -230,6 +230,12 @@ def _preference(
         grouped = groups.make_groups(config, data, rewards, **rolled)
         sampler = groups.make_policy(setting, rollout, policy)
         collect = own_pairs(grouped, sampler, rolled["updates"], temperature, config.seed)
+    elif data.compared != 2:
+        found = f"rank {data.compared} examples" if data.compared else "compare nothing"
+        raise ValueError(
+            f"The method '{name}' learns from examples compared in twos, and these data {found}. Use a data source of such "
+            "comparisons, or set method.rewards and method.rollout to compare the model's own samples."
+        )
     elif policy != STUDENT or temperature is not None:
         raise ValueError(
             "method.policy and temperature are of rollouts, and method.rollout is not given. Leave them out."
@@ -269,7 +275,6 @@ def _preference(
         return (first, second), t
 
     def phase_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
-        _check_batch(name, batch)
         outcome = batch["outcome"].astype(jnp.float32)
         both, t = costs(params, batch, key)
         value, metrics = objective(both, outcome, batch)
@@ -301,15 +306,3 @@ def _preference(
         checks={"reference": reference_check},
         readings={**readings, **(groups.READINGS if grouped is not None else {})},
     )
-
-
-def _check_batch(name: str, batch: Batch) -> None:
-    if missing := [entry for entry in ("others", "outcome") if entry not in batch]:
-        raise ValueError(
-            f"The method '{name}' learns from comparisons, and the data bring no '{missing[0]}'. Use a data source of "
-            "comparisons, or set method.rewards and method.rollout to compare the model's own samples."
-        )
-    if batch["others"].shape[1] != 1:
-        raise ValueError(
-            f"The method '{name}' compares two examples, and these data rank {batch['others'].shape[1] + 1}. Cut them to pairs."
-        )

@@ -17,6 +17,7 @@ from flowjax.training.feed import make_feed
 from flowjax.training.update import with_step
 
 STD, MEAN, SIZE, GROUP = 0.5, 1.0, 512, 32
+POINTS = DataSpec((1,))
 RIGHT = dict(right=dict(name="linear", direction=(1.0,)))
 
 
@@ -34,14 +35,14 @@ def slope(t):
     return (t * STD**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * STD**2)
 
 
-def made(name, changes=None, size=SIZE, **options):
+def made(name, changes=None, size=SIZE, data=POINTS, **options):
     """A method on the exact network, and what runs it."""
     config = ConfigDict(toy_config().to_dict())
     config.batch_size, config.network = size, dict(name="exact")
     config.optimizer = dict(name="sgd", learning_rate=0.5, decay="constant", warmup_steps=0)
     config.samplers = dict(default=dict(name="euler", steps=2, role="ema"))
     config.update(changes or {})
-    method = build("method", dict(name=name) | options, METHODS, config=config, data=DataSpec((1,)))
+    method = build("method", dict(name=name) | options, METHODS, config=config, data=data)
     return method, JitExecutor(method, config)
 
 

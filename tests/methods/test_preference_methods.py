@@ -8,6 +8,7 @@ from gaussian_line import GROUP, MEAN, RIGHT, SIZE, STD, Rows, exact, first_batc
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from flowjax.contract import DataSpec
 from flowjax.methods.negative_aware import follow_rate
 from flowjax.methods.own_pairs import drawn_comparisons, extremes
 from flowjax.models import NETWORKS
@@ -158,7 +159,10 @@ def test_every_curve_has_a_reading_and_every_reading_a_curve(name):
     ("name", "options", "message"),
     [
         ("dpo", dict(rewards=RIGHT), "Give both, or none"),
-        ("dpo", dict(beta=0.0), "expected above 0"),
+        ("dpo", dict(OWN, beta=0.0), "expected above 0"),
+        ("dpo", dict(OWN, draws=0), "at least 1"),
+        ("dpo", dict(OWN, temperature=0.0), "a temperature above 0"),
+        ("kto", dict(OWN, temperature=1.0, group_size=1), "whole groups of two or more"),
         ("dpo", dict(error="men"), "Did you mean 'mean'"),
         ("kto", dict(weight_good=0.0, weight_bad=0.0), "not both zero"),
         ("dpo", dict(OWN, rollout=dict(HEUN, role="ema")), "the method itself says who draws"),
@@ -175,18 +179,24 @@ def test_what_cannot_be_is_refused(name, options, message):
         made(name, **options)
 
 
-def test_data_that_compare_nothing_are_refused_when_they_are_seen():
-    method, executor = made("dpo")
-    batch = {"data": jnp.zeros((4, 1)), "row": jnp.arange(4), "mask": jnp.ones(4)}
-    loss = method.phases["preference"].loss
-    with pytest.raises(ValueError, match="the data bring no 'others'"):
-        loss(executor.start().params, batch, jax.random.key(0))
-    with pytest.raises(ValueError, match="these data rank 4"):
-        loss(
-            executor.start().params,
-            {**batch, "others": jnp.zeros((4, 3, 1)), "outcome": jnp.ones(4)},
-            jax.random.key(0),
-        )
+@pytest.mark.parametrize(
+    ("compared", "message"), [(0, "these data compare nothing"), (4, "these data rank 4 examples")]
+)
+def test_data_without_pairs_are_refused(compared, message):
+    with pytest.raises(ValueError, match=message):
+        made("dpo", data=DataSpec((1,), compared=compared))
+
+
+def test_comparisons_of_the_data_are_learnt_from_as_the_models_own_are():
+    method, executor = made("dpo", **OWN)
+    batch, params, _ = first_batch(method, executor)
+    of_data, _ = made("dpo", data=DataSpec((1,), compared=2))
+    assert of_data.collect is None and set(of_data.roles) == set(method.roles)
+    key = jax.random.key(0)
+    one, other = (m.phases["preference"].loss(moved(params, 0.3), batch, key)[0] for m in (method, of_data))
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="are of rollouts"):
+        made("dpo", data=DataSpec((1,), compared=2), temperature=1.0)
 
 
 def test_drawn_comparisons_have_the_odds_of_bradley_and_terry():
