@@ -32,7 +32,7 @@ REQUIRES = [
     "rich>=14,<16",
     "absl-py>=2.1,<3",
 ]
-TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "beartype>=0.22,<0.24", "ruff>=0.14,<0.18"]
+TEST = ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "beartype>=0.22,<0.24", "ruff>=0.14,<0.18", "gymnasium>=1.0,<2"]
 EXTRAS = {
     "test": TEST,
     "parity": [
