@@ -111,6 +111,9 @@ def step_transitions(
 ) -> Transition:
     """The Gaussians from which k steps in turn are drawn, for points x of a rollout.
 
+    One step after the other, as they were drawn: the same sums in the same order, and memory for one step alone, whose
+    activations are computed again for the gradient.
+
     Args:
       stepper: of the rollout.
       field: under which.
@@ -125,8 +128,13 @@ def step_transitions(
     size = x.shape[1]
     times = jnp.asarray(grid, x.dtype)
     t, t_next = (jax.lax.dynamic_slice_in_dim(array, first, size) for array in (times[:-1], times[1:]))
-    one = lambda x, t, t_next: dataclasses.astuple(stepper.transition(field, x, t, t_next))
-    return Transition(*jax.vmap(one)(jnp.moveaxis(x, 1, 0), t, t_next))
+
+    @jax.checkpoint
+    def one(step):
+        x, t, t_next = step
+        return dataclasses.astuple(stepper.transition(field, x, t, t_next))
+
+    return Transition(*jax.lax.map(one, (jnp.moveaxis(x, 1, 0), t, t_next)))
 
 
 def step_log_probs(
