@@ -306,3 +306,15 @@ def test_a_label_matters_where_the_data_have_one():
         tree, None, -x, {"label": jnp.arange(3)}
     )
     assert all(abs(one - other) > 1e-4 for one, other in itertools.combinations(np.asarray(ahead).tolist(), 2))
+
+
+def test_direct_preference_optimisation_reads_the_same_batches():
+    source = build("data", dict(name="compared_points"), SOURCES)
+    config = defaults()
+    config.method, config.network = dict(name="dpo"), dict(name="mlp", width=16, depth=1)
+    method = build("method", config.method, METHODS, config=config, data=source.spec)
+    batch = {name: jnp.asarray(value) for name, value in next(make_iterator(source, 16)).items()}
+    batch["step"] = jnp.zeros(16, jnp.int32)
+    tree = method.roles["student"].init(jax.random.key(0))
+    value, _ = method.phases["preference"].loss({"student": tree, "reference": tree}, batch, jax.random.key(0))
+    np.testing.assert_allclose(value, math.log(2), rtol=1e-5)  # before the first update nothing is preferred
