@@ -54,6 +54,7 @@ class Checkpoints:
         policies: list = [checkpoint_managers.LatestN(max(keep_latest, 1))]
         if keep_every_steps:
             policies.append(checkpoint_managers.EveryNSteps(keep_every_steps))
+        judged = {}
         if best_metric:
             worst = float("inf") if best_mode == "min" else float("-inf")
             best = lambda metrics: metrics.get(best_metric, worst)
@@ -62,11 +63,14 @@ class Checkpoints:
                     get_metric_fn=best, reverse=best_mode == "min", n=1, keep_checkpoints_without_metrics=False
                 )
             )
+            # Orbax writes metrics to disk only where it is told this; without them a resumed run would not know its best.
+            judged = dict(best_fn=best, best_mode=best_mode)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             create=not read_only,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
+            **judged,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 

@@ -120,3 +120,14 @@ def test_latest_best_and_every_nth_are_kept(tmp_path):
 def test_a_missing_step_lists_the_ones_there_are(saved):
     with pytest.raises(CheckpointError, match=r"no checkpoint 9 .*Steps: 1"):
         Checkpoints(saved[0], read_only=True).config(9)
+
+
+def test_the_best_is_kept_by_a_run_that_was_resumed(tmp_path):
+    _, state = trained()
+    errors = {1: 3.0, 2: 0.5, 3: 2.0, 4: 4.0}
+    for steps in ((1, 2), (3,), (4,)):  # each opens the folder anew, as a resumed run does
+        checkpoints = Checkpoints(tmp_path, keep_latest=1, best_metric="error", best_mode="min")
+        for step in steps:
+            checkpoints.save(step, state, {}, {}, {"error": errors[step]})
+        checkpoints.close()
+    assert Checkpoints(tmp_path, read_only=True).steps() == [2, 4]
