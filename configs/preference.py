@@ -8,8 +8,10 @@
     python -m flowjax.sweep --config=configs/preference.py:run=runs/points --out=runs/preference       # every method
 
 It goes on from the run's parameters with the run's network, data and path; conditions of the data are those that samples are
-drawn under. A watchdog holds the model against the one it began as: reward, divergence and spread, by step and as a curve in
-report.html; `divergence`, `spread` set its limits.
+drawn under. A watchdog holds the model against the one it began as: reward, a held-out reward, divergence and spread, by step
+and as a curve in report.html. It stops a run that drifts further than `divergence` nats, or keeps less than `spread` of the
+first spread; with several updates a rollout (method.updates), also one that clips nearly every step. `held` is the reward that
+it alone knows.
 
 `hold` says how firmly the reference holds: a reward alone is worth any drift. It is the weight of the divergence in policy
 gradients, which sum log-probabilities over the elements of a sample so that the divergence is that of whole steps; beta of
@@ -33,9 +35,11 @@ GRID = dict(name="uniform")
 HEUN = dict(name="heun", steps=10, grid=GRID)
 EULER = dict(name="euler", steps=20, grid=GRID)
 POLICY = dict(group_size=16, clip=0.2, log_prob="sum")
+FLOW_GRPO = (dict(name="flow_grpo", a=0.7, steps=10, grid=GRID), ("divergence_weight", 1.0), POLICY)
 # method -> its own sampler of rollouts, what `hold` is there and its value, and what else it sets.
 METHODS = {
-    "flow_grpo": (dict(name="flow_grpo", a=0.7, steps=10, grid=GRID), ("divergence_weight", 1.0), POLICY),
+    "flow_grpo": FLOW_GRPO,
+    "flow_grpo_fast": FLOW_GRPO,
     "dance_grpo": (dict(name="dance_grpo", eta=0.3, steps=16, grid=GRID), ("divergence_weight", 1.0), POLICY),
     "mix_grpo": (
         dict(name="flow_grpo", a=0.7, steps=16, grid=GRID),
@@ -49,13 +53,27 @@ METHODS = {
     "refl": (EULER, ("pretraining_weight", 1.0), dict(stop=(15, 19), ceiling=None, reward_weight=0.1)),
     "draft": (EULER, ("pretraining_weight", 1.0), dict(steps=1, reward_weight=0.1)),
 }
+# What a watchdog looks at that the tuning does not: something that exploiting the one reward would cost.
+HELD = dict(
+    linear="quadratic",
+    quadratic="linear",
+    brightness="quadratic",
+    compressibility="brightness",
+    scene="brightness",
+)
+LEAST_GAIN = -0.1  # of captions read right
+CLIPPED = 0.9  # a policy of which so much is clipped moves too fast
+HOSTED, CHUNKS = ("scene", "compressibility"), 4  # judged on the host while the device draws the next chunk
 GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: run = a finished run's folder; method, reward = one of METHODS, REWARDS; hold, guidance, divergence, spread: see
-    above, -1 for the method's own, 0 for none; updates = steps; rank = of an adapter; tiny."""
-    known = dict(run="", method="flow_grpo", reward="linear", hold=-1.0, guidance=0.0, divergence=0.0, spread=0.0)
+    """Options: run = a finished run's folder; method, reward = one of METHODS, REWARDS; held = another of REWARDS, or none;
+    hold, guidance, divergence, spread: see above, a hold of -1 for the method's own, 0 for none; updates = steps; rank = of an
+    adapter; tiny."""
+    known = dict(
+        run="", method="flow_grpo", reward="linear", held="", hold=-1.0, guidance=0.0, divergence=100.0, spread=0.1
+    )
     options = parse_argument(argument, **known, updates=300, rank=0, tiny=False)
     if not options.run:
         raise ValueError("Which run is tuned? Give --config=configs/preference.py:run=RUN_DIRECTORY.")
@@ -74,6 +92,8 @@ def get_config(argument: str = "") -> ConfigDict:
         prediction=theirs.method.get("prediction", "velocity"),
         **more,
     )
+    if options.reward in HOSTED:
+        config.method.chunks = CHUNKS
     if held is not None:
         config.method[held[0]] = held[1] if options.hold < 0 else options.hold
     elif options.hold >= 0:
@@ -83,6 +103,14 @@ def get_config(argument: str = "") -> ConfigDict:
     config.ema = dict(ema=dict(name="warmup", decay=0.95))
     config.samplers = dict(default=dict(name="heun", steps=20, grid=GRID, role="ema", guidance=guidance))
     config.watchdog = dict(name="reference", guidance=guidance)
+    shapes = theirs.data.name == "shapes" and options.reward != "scene"
+    held = options.held or ("scene" if shapes else HELD[options.reward])
+    if held != "none":
+        config.watchdog.rewards = {f"held_{held}": next(iter(choose("held", held, REWARDS).values()))}
+    if held == "scene":
+        config.watchdog.least_gain = LEAST_GAIN
+    if "clip" in config.method:
+        config.watchdog.largest_clipped = CLIPPED
     if options.divergence:
         config.watchdog.largest_divergence = options.divergence
     if options.spread:

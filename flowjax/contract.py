@@ -113,6 +113,7 @@ class Sampler:
       description: plain values for receipts (sampler, steps, nfe, guidance_scale, ...).
       shape: of one sample, where it is not that of the data's examples.
       grid: the times it visits, for the check of the training density against it; None when there is no fixed grid.
+      brings: roles that a method need not know, such as the reward model that chooses among draws: its method has them too.
     """
 
     draw: Callable[[Params, Mapping[str, Array], Key[Array, " b"]], Float[Array, "b ..."]]
@@ -122,6 +123,7 @@ class Sampler:
     also: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     shape: tuple[int, ...] | None = None
+    brings: Mapping[str, Role] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +135,14 @@ class Measure:
         keys[i] and condition i alone.
       figures: (that tree as NumPy arrays, conditions) -> name -> number, on the host.
       count: how many examples.
-      group_size: how many of them in turn share their conditions.
+      role: whose parameters are measured, for receipts.
+      group_size: how many of the examples in turn share their conditions.
     """
 
     draw: Callable[[Params, Mapping[str, Array], Key[Array, " b"]], PyTree]
     figures: Callable[[PyTree, Mapping[str, np.ndarray]], Mapping[str, float]]
     count: int
+    role: str
     group_size: int = 1
 
 
@@ -223,6 +227,8 @@ class Method:
     readings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        brought = {name: role for sampler in self.samplers.values() for name, role in sampler.brings.items()}
+        object.__setattr__(self, "roles", {**brought, **self.roles})
         for name, role in self.roles.items():
             self._check_role(name, role)
         for name, phase in self.phases.items():

@@ -68,8 +68,8 @@ def eval_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Names
     average = f"power, std {options.ema_std}" if options.ema_std is not None else None
     average = "combination" if options.combined else average
     values, receipts = evaluate(run, Drawer(run), evaluators, params, step, name, trained, average)
-    for found, written in Measuring(run).take(params, step, trained):
-        values, receipts = {**values, **found}, [*receipts, *written]
+    found, written = Measuring(run).take(params, step, trained)
+    values, receipts = {**values, **found}, [*receipts, *written]
     for receipt in receipts:
         write_receipt(workdir / "receipts", receipt)
     for metric, value in values.items():

@@ -9,6 +9,7 @@ import pytest
 from flowjax.config import load, load_module
 from flowjax.evaluation import tables
 from flowjax.evaluation.receipts import read_receipts
+from flowjax.main import main
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))) if page.exists()]
@@ -148,3 +149,37 @@ def test_policies_are_cloned_tuned_and_measured(tmp_path):
     gains = {r["policy"]: r["value"] for r in receipts if r["metric"] == "gain_position"}
     assert gains["Riccati's gain"] > gains["cloned"]
     assert (tmp_path / "published" / "lqr.png").exists()
+
+
+@pytest.mark.slow
+def test_tuning_is_held_against_the_frontier(tmp_path):
+    arguments = ["--tiny", "--parts", "linear", "--only", "nft", "--seeds", "0", "--work", str(tmp_path)]
+    assert script("preference", "mixtures").main(arguments) == 0
+    (file,) = (tmp_path / "published" / "receipts").glob("*.json")
+    receipt = json.loads(file.read_text())
+    assert receipt["method"] == "nft" and receipt["path"][-1] == [receipt["divergence"], receipt["gain"]]
+    assert (tmp_path / "published" / "linear.png").exists()
+
+
+@pytest.mark.slow
+def test_pictures_are_tuned(tmp_path):
+    teacher = tmp_path / "teacher"
+    assert main(["--config=configs/shapes.py:tiny", f"--workdir={teacher}", "--config.writers.tensorboard=False"]) == 0
+    arguments = ["--tiny", "--teacher", str(teacher), "--work", str(tmp_path), "--parts", "flow_grpo"]
+    assert script("preference", "shapes").main(arguments) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    tuned = {(r["metric"], r["when"]) for r in receipts if r["part"] == "shapes_flow_grpo"}
+    assert {("frechet", "before"), ("frechet", "after"), ("watchdog_spread_kept", "after")} <= tuned
+
+
+@pytest.mark.slow
+def test_tuning_is_timed(tmp_path):
+    teacher = tmp_path / "teacher"
+    assert main(["--config=configs/points.py:tiny", f"--workdir={teacher}", "--config.writers.tensorboard=False"]) == 0
+    speed = script("preference", "speed")
+    speed.CASES = {name: speed.CASES[name] for name in ("in JAX", "50 ms")}  # points have no captions to parse
+    assert speed.main(["--tiny", "--teacher", str(teacher), "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    shares = {(r["rewards"], r["metric"]): r["value"] for r in receipts}
+    assert shares["in JAX", "score_share"] == 0 < shares["50 ms", "score_share"] < shares["50 ms", "rollout_share"] < 1
+    assert shares["in JAX", "time_ratio"] == 1 and shares["50 ms", "wait_share"] > 0

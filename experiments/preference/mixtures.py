@@ -7,7 +7,7 @@ of configs/preference.py goes on from one flow of four uneven modes; its watchdo
 divergence by likelihood. Best of N draws at log N - (N - 1) / N.
 
     share     the gain over the most that could be gained at the run's own divergence
-    path      (divergence, gain) at every tenth of the run, kept in the receipt and drawn in the figure
+    path      (divergence, gain) on the way, kept in the receipt and drawn in the figure
 
 Finished runs are not trained again; `--only "dpo*"` measures some methods anew and leaves the receipts of the others.
 """
@@ -45,11 +45,12 @@ CASES: dict[str, tuple[str, dict]] = {
     "dpo": ("method=dpo,hold=2.0", AVERAGED),
     "dpo_published": ("method=dpo,hold=1.0,updates=120", {}),
     "kto": ("method=kto,hold=2.0", AVERAGED),
-    "refl": ("method=refl,hold=0.1", {}),
+    "refl": ("method=refl,hold=1.0", {}),
     "draft": ("method=draft,hold=1.0", dict(method=dict(steps=20))),
     "best_of": ("method=best_of", {}),
 }
-STEPS, BATCH, COUNT = 600, 512, 4096
+STEPS, BATCH, COUNT = 600, 512, 8192
+MEASURED = (5, 15, 35, 60, 100)  # percent of the run
 BEST_OF = (2, 4, 8, 16, 32)
 PREFIX = "watchdog_"
 
@@ -72,15 +73,12 @@ def part(reward: str):
         base = options.work / "base"
         of_mixture = [f"--config.data.{key}={value!r}" for key, value in MIXTURE.items()]
         train(options.root, f"configs/points.py{':tiny' if options.tiny else ''}", base, *of_mixture)
-        receipts = []
         for seed in options.seeds:
-            for case in CASES:
-                if fnmatch(case, options.only):
-                    receipts.append(measured(options, reward, case, seed, tuned(options, reward, case, seed)))
-                    print(f"measured {reward}, {case}, seed {seed}", flush=True)
-        cases = {(receipt["method"], receipt["seed"]) for receipt in receipts}
-        anew = lambda earlier: (earlier["method"], earlier["seed"]) in cases
-        replace_receipts(options.out / "receipts", reward, receipts, anew)
+            for case in (case for case in CASES if fnmatch(case, options.only)):
+                receipt = measured(options, reward, case, seed, tuned(options, reward, case, seed))
+                same = lambda earlier, own=(case, seed): (earlier["method"], earlier["seed"]) == own
+                replace_receipts(options.out / "receipts", reward, [receipt], same)
+                print(f"{reward}, {case}, seed {seed}: share {receipt['value']:.3f}", flush=True)
         drawn = [r for r in read_receipts(str(options.out / "receipts")) if r.get("part") == reward]
         picture(options.out / f"{reward}.png", reward, drawn)
 
@@ -90,7 +88,7 @@ def part(reward: str):
 def tuned(options: argparse.Namespace, reward: str, case: str, seed: int):
     """The folder of a run, trained unless it is finished."""
     argument, changes = CASES[case]
-    argument = f"run={options.work / 'base'},reward={reward},{argument}"
+    argument = f"run={options.work / 'base'},reward={reward},held=none,divergence=0,spread=0,{argument}"
     if "updates=" not in argument:
         argument += f",updates={STEPS}"
     measures = [f"--config.watchdog.count={COUNT}", f"--config.evaluation.batch_size={COUNT}"]
@@ -102,6 +100,7 @@ def tuned(options: argparse.Namespace, reward: str, case: str, seed: int):
     if options.tiny:
         argument, measures, size = f"{argument},tiny", [], []
     quiet = ["--config.evaluators={}", "--config.when.sample.at_percent=()", "--config.writers.tensorboard=False"]
+    quiet.append(f"--config.when.evaluate.at_percent={MEASURED}")
     folder = options.work / reward / f"{case}_{seed}"
     config = f"configs/preference.py:{argument}"
     train(options.root, config, folder, f"--config.seed={seed}", *quiet, *measures, *size, *flat(changes))

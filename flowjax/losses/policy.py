@@ -15,9 +15,10 @@ that is averaged over elements moves D times less than the density: clipping ran
 
 Advantages compare the rewards of one group, such as the samples of one caption:
 
-    A = (r - mean of the group) / (s + 1e-4),                                                                      (3)
+    A = (r - mean of the group) / (s + floor),                                                                     (3)
 
-with s the standard deviation of the group, or of all. Where a group's rewards are equal there is nothing to learn.
+with s the standard deviation of the group, or of all. Flow-GRPO's divides by n and has a floor of 1e-4; DanceGRPO's divides by
+n - 1, and its floor is 1e-8. Where a group's rewards are equal there is nothing to learn.
 """
 
 from typing import NamedTuple
@@ -71,6 +72,7 @@ def group_advantages(
     scope: str = "group",
     limit: float = 5.0,
     floor: float = 1e-4,
+    unbiased: bool = False,
 ) -> Advantages:
     """Equation (3), on the host.
 
@@ -80,6 +82,7 @@ def group_advantages(
       scope: of the standard deviation, 'group' or 'all'.
       limit: between -limit and which advantages are kept.
       floor: added to the standard deviation.
+      unbiased: whether the standard deviation divides by one less than there are.
     """
     choose("scope of a standard deviation", scope, dict.fromkeys(SCOPES))
     rewards = np.asarray(rewards, np.float64)
@@ -94,8 +97,10 @@ def group_advantages(
     worth = np.where(known, rewards, 0.0)
     mean = np.bincount(place, worth) / sizes
     centred = np.where(known, rewards - mean[place], 0.0)
-    variance = np.bincount(place, centred**2) / sizes
-    spread = np.sqrt(variance)[place] if scope == "group" else np.nanstd(rewards) if known.any() else 0.0
+    less = int(unbiased)
+    variance = np.bincount(place, centred**2) / np.maximum(sizes - less, 1)
+    of_all = np.nanstd(rewards, ddof=less) if known.sum() > less else 0.0
+    spread = np.sqrt(variance)[place] if scope == "group" else of_all
     lowest, highest = np.full(count, np.inf), np.full(count, -np.inf)
     np.minimum.at(lowest, place[known], rewards[known])
     np.maximum.at(highest, place[known], rewards[known])

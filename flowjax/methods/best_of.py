@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 
 from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Role
-from flowjax.losses.denoising import prediction_loss
 from flowjax.methods import groups
-from flowjax.methods.parts import average_roles, draw, joined, make_samplers, make_setting, student_role
-from flowjax.paths.weights import loss_weight
+from flowjax.methods.flow_matching import denoising_loss
+from flowjax.methods.parts import average_roles, joined, make_samplers, make_setting, student_role
 
 POLICIES = ("student", "reference")
 READINGS = {
@@ -62,29 +61,18 @@ def best_of(
         )
     drawer = groups.make_policy(setting, rollout, policy)
 
-    def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict:
-        samples, cond = groups.draw_groups(grouped, drawer, params, batch, key)
-        return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
-
     def batches(
         arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
     ) -> list[dict[str, np.ndarray]]:
-        worth = worth.reshape(-1, group_size)
-        lowest, highest = np.where(np.isnan(worth), np.inf, worth), np.where(np.isnan(worth), -np.inf, worth)
-        order = np.argsort(-highest, axis=1, kind="stable")[:, :kept]
-        best = (order + np.arange(len(worth))[:, None] * group_size).reshape(-1)
-        # A group without a difference has no best, and what is not known is none.
-        told = np.repeat(highest.max(axis=1) > lowest.min(axis=1), kept) & np.isfinite(highest.reshape(-1)[best])
+        high, _, told = groups.bounds(worth, group_size)
+        order = np.argsort(-high, axis=1, kind="stable")[:, :kept]
+        best = (order + np.arange(len(high))[:, None] * group_size).reshape(-1)
         mask = np.zeros(worth.size, np.float32)
-        mask[best] = told
+        mask[best] = np.repeat(told, kept) & np.isfinite(high.reshape(-1)[best])
         return groups.split_rows({**arrays, "mask": mask}, np.split(best, updates))
 
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
-        drawn = draw(setting, batch, key, label_dropout=0.0)
-        predict = lambda x, t: setting.network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
-        weight = loss_weight(setting.weight, setting.path, prediction, drawn.t)
-        pair = (drawn.noise, drawn.data, drawn.t)
-        return prediction_loss(predict, setting.path, prediction, *pair, weight=weight)
+        return denoising_loss(setting, params["student"], batch, key)
 
     reference = {"reference": Role(copy_of="student")} if policy == "reference" else {}
     return Method(
@@ -93,6 +81,6 @@ def best_of(
         ),
         phases={"best": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
-        collect=grouped.collect(make_samples, batches, updates),
+        collect=grouped.collect(grouped.rollout(drawer), batches, updates),
         readings=READINGS,
     )

@@ -8,12 +8,13 @@ The student predicts some mix of noise and data at a random point of a path and 
 choices of path, prediction, loss space, weight, time law, noise and preconditioning: see presets.py.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
 from flowjax.arrays import expand_to, mean_per_example
@@ -65,21 +66,10 @@ def flow_matching(
         _check_ends(setting, loss)
 
     def loss_of(network: Network) -> LossFn:
+        own = dataclasses.replace(setting, network=network)
+
         def flow_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
-            drawn = draw(setting, batch, key, label_dropout)
-            predict = lambda x, t: network.apply(params["student"], x, t, drawn.cond, keys=drawn.keys)
-            weight = loss_weight(setting.weight, setting.path, loss, drawn.t)
-            return prediction_loss(
-                predict,
-                setting.path,
-                prediction,
-                drawn.noise,
-                drawn.data,
-                drawn.t,
-                loss_space=loss,
-                weight=weight,
-                visible=batch.get("pixel_mask"),
-            )
+            return denoising_loss(own, params["student"], batch, key, loss, label_dropout)
 
         return flow_loss
 
@@ -99,6 +89,38 @@ def flow_matching(
         return method
     term = make_alignment(alignment, config, data, setting.network)
     return with_alignment(method, "flow", loss_of, setting.network, term)
+
+
+def denoising_loss(
+    setting: Setting,
+    tree: PyTree,
+    batch: Batch,
+    key: Key[Array, ""],
+    loss: str | None = None,
+    label_dropout: float = 0.0,
+) -> tuple[Float[Array, " b"], Metrics]:
+    """The loss of a setting's network on a batch, at times and noise drawn for it.
+
+    Args:
+      setting: path, times, weight, noise, network and prediction.
+      tree: the network's parameters.
+      batch: data and conditions.
+      key: of the draws.
+      loss: the prediction in whose space the error is taken; the network's own unless told.
+      label_dropout: how often conditions are replaced by their null.
+    """
+    space, drawn = loss or setting.prediction, draw(setting, batch, key, label_dropout)
+    return prediction_loss(
+        lambda x, t: setting.network.apply(tree, x, t, drawn.cond, keys=drawn.keys),
+        setting.path,
+        setting.prediction,
+        drawn.noise,
+        drawn.data,
+        drawn.t,
+        loss_space=space,
+        weight=loss_weight(setting.weight, setting.path, space, drawn.t),
+        visible=batch.get("pixel_mask"),
+    )
 
 
 def _factor(setting: Setting, loss: str, t: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys
 from flowjax.choices import Spec
 from flowjax.contract import Batch, Collect, DataSpec, Params, Sampler
-from flowjax.losses.policy import Advantages, group_advantages
+from flowjax.losses.policy import group_advantages
 from flowjax.methods.parts import Setting, conditions_of, sampler_of
 from flowjax.models.network import Conditions
 from flowjax.rewards import REWARDS, Rewards, make_rewards
@@ -28,6 +28,10 @@ READINGS = {
     "collect/spread": "The mean distance of samples of a group. It falls with the divergence; to zero, and they are all alike.",
     "collect/failed": "The share of samples whose worth is not known: of a reward that failed, with failures='skip'.",
 }
+# What returns `Groups.judged`.
+Rollout = Callable[[Params, Batch, Key[Array, ""]], dict[str, Any]]
+# (arrays of the rollout, what each sample is worth, step) -> the batches of a period.
+Batches = Callable[[Mapping[str, np.ndarray], Float[np.ndarray, " n"], int], Sequence[dict[str, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,44 @@ class Groups:
         leader = self.leaders(batch)
         return {name: array[leader] for name, array in conditions_of(batch).items()}
 
+    def rollout(self, policy: Sampler) -> Rollout:
+        """What draws samples of a batch's rows under the conditions of their groups, and has them judged.
+
+        A sample depends on the key of the rollout, its row and its conditions alone.
+        """
+
+        def rollout(params: Params, batch: Batch, key: Key[Array, ""]) -> dict[str, Any]:
+            cond = self.conditions(batch)
+            samples = jax.lax.stop_gradient(policy.draw(params, cond, example_keys(key, batch["row"])))
+            return self.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
+
+        return rollout
+
+    def with_advantages(
+        self, updates: int, scope: str, limit: float, floor: float = 1e-4, unbiased: bool = False
+    ) -> Batches:
+        """Batches of samples with their advantages, of which a mask leaves out what teaches nothing: one that is not known, and
+        one of zero unless there is nothing else.
+
+        Args:
+          updates: how many batches.
+          scope, limit, floor, unbiased: of losses.policy.group_advantages.
+        """
+
+        def batches(
+            arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
+        ) -> list[dict[str, np.ndarray]]:
+            advantage = group_advantages(worth, self.index, scope, limit, floor, unbiased).values
+            parts = split_rows({**arrays, "rollout_advantage": advantage}, np.split(np.arange(len(worth)), updates))
+            known = np.split(~np.isnan(worth), updates)
+            teaches = lambda told: np.where(told.any(), told != 0, True)
+            return [
+                {**part, "mask": (teaches(part["rollout_advantage"]) & some).astype(np.float32)}
+                for part, some in zip(parts, known)
+            ]
+
+        return batches
+
     def judged(
         self, params: Params, samples: Float[Array, "b ..."], cond: Conditions, arrays: Mapping[str, Array]
     ) -> dict[str, Any]:
@@ -69,8 +111,8 @@ class Groups:
 
     def collect(
         self,
-        rollout: Callable[[Params, Batch, Key[Array, ""]], dict[str, Any]],
-        batches: Callable[[Mapping[str, np.ndarray], Float[np.ndarray, " n"], int], Sequence[dict[str, np.ndarray]]],
+        rollout: Rollout,
+        batches: Batches,
         every: int,
     ) -> Collect:
         """A collection in groups.
@@ -157,35 +199,24 @@ def make_policy(setting: Setting, spec: Spec, role: str) -> Sampler:
     return sampler_of({**spec, "role": role}, setting)
 
 
-def draw_groups(
-    groups: Groups, policy: Sampler, params: Params, batch: Batch, key: Key[Array, ""]
-) -> tuple[Float[Array, "b ..."], Conditions]:
-    """Samples of a batch's rows under the conditions of their groups, and these.
-
-    Args:
-      groups: see there.
-      policy: what draws.
-      params: role -> parameters.
-      batch: `row` and conditions.
-      key: of the rollout; a sample depends on it, its row and its conditions alone.
-    """
-    cond = groups.conditions(batch)
-    return jax.lax.stop_gradient(policy.draw(params, cond, example_keys(key, batch["row"]))), cond
-
-
-def advantages(groups: Groups, worth: Float[np.ndarray, " n"], scope: str = "group", limit: float = 5.0) -> Advantages:
-    """Advantages within groups (losses/policy.py)."""
-    return group_advantages(worth, groups.index, scope, limit)
-
-
 def split_rows(arrays: Mapping[str, np.ndarray], rows: Sequence[Int[np.ndarray, " m"]]) -> list[dict[str, np.ndarray]]:
     """The arrays of some rows, for each of several batches."""
     return [{name: array[some] for name, array in arrays.items()} for some in rows]
 
 
-def learnable(advantage: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """A mask that leaves out what teaches nothing, an advantage of zero, unless there is nothing else."""
-    return np.where(advantage.any(), advantage != 0, True).astype(np.float32)
+def bounds(
+    worth: Float[np.ndarray, " n"], group_size: int
+) -> tuple[Float[np.ndarray, "g k"], Float[np.ndarray, "g k"], Bool[np.ndarray, " g"]]:
+    """What samples are worth, group by group, for finding the best and the worst: with what is not known below all others,
+    and above them. And in which groups anything is told: where two differ.
+
+    Args:
+      worth: NaN where it is not known.
+      group_size: samples of a group.
+    """
+    rows = worth.reshape(-1, group_size)
+    high, low = np.where(np.isnan(rows), -np.inf, rows), np.where(np.isnan(rows), np.inf, rows)
+    return high, low, high.max(axis=1) > low.min(axis=1)
 
 
 def spread(samples: Float[np.ndarray, "g n d"]) -> float:
@@ -200,5 +231,5 @@ def spread(samples: Float[np.ndarray, "g n d"]) -> float:
 
 def mean_of_known(values: Float[np.ndarray, " n"]) -> float:
     """The mean of what is known; NaN where nothing is."""
-    known = np.asarray(values)[~np.isnan(values)]
+    known = np.asarray(values)[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")

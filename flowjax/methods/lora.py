@@ -68,17 +68,17 @@ def with_lora(method: Method, lora: ConfigDict) -> Method:
         name: dataclasses.replace(phase, loss=loss(phase)) for name, phase in method.phases.items()
     }
     collect = method.collect
+    on_sums = lambda run: lambda params, *rest: run(full(params), *rest)
     if collect is not None:
-        rollout = method.collect.rollout
-        collect = dataclasses.replace(collect, rollout=lambda params, *rest: rollout(full(params), *rest))
-    check = lambda run: lambda params, *rest: run(full(params), *rest)
+        collect = dataclasses.replace(collect, rollout=on_sums(collect.rollout))
     return dataclasses.replace(
         method,
         roles=roles,
         phases=phases,
         samplers={name: _sampler(sampler, full, twins) for name, sampler in method.samplers.items()},
         collect=collect,
-        checks={name: check(run) for name, run in method.checks.items()},
+        checks={name: on_sums(run) for name, run in method.checks.items()},
+        measures={name: dataclasses.replace(one, draw=on_sums(one.draw)) for name, one in method.measures.items()},
     )
 
 

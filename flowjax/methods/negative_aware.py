@@ -15,11 +15,8 @@ rollouts are unguided unless `rollout` says otherwise.
 Published: slope .001, highest .5, strength 1 for one reward and .1 for several, divergence_weight 1e-4.
 """
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
@@ -97,17 +94,6 @@ def negative_aware(
     grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
     policy = groups.make_policy(setting, rollout, OLD)
 
-    def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict:
-        samples, cond = groups.draw_groups(grouped, policy, params, batch, key)
-        return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
-
-    def batches(
-        arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
-    ) -> list[dict[str, np.ndarray]]:
-        advantage = groups.advantages(grouped, worth, advantage_scope, advantage_limit).values
-        parts = groups.split_rows({**arrays, "rollout_advantage": advantage}, np.split(np.arange(len(worth)), updates))
-        return [{**part, "mask": groups.learnable(part["rollout_advantage"])} for part in parts]
-
     def loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         drawn = draw(setting, batch, key, label_dropout=0.0)
         x, t = setting.path.sample(drawn.noise, drawn.data, drawn.t), drawn.t
@@ -143,7 +129,9 @@ def negative_aware(
         ),
         phases={"contrast": Phase(loss, trains=(STUDENT,))},
         samplers=make_samplers(config, setting),
-        collect=grouped.collect(make_samples, batches, updates),
+        collect=grouped.collect(
+            grouped.rollout(policy), grouped.with_advantages(updates, advantage_scope, advantage_limit), updates
+        ),
         checks={"start": start_check},
         readings=READINGS,
     )

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int
 
-from flowjax.contract import Batch, Collect, Params, Sampler
+from flowjax.contract import Collect, Sampler
 from flowjax.methods import groups
 
 # The rows of the first and of the second of each pair, and 1 where the first is better, -1 where the second is, 0 for neither.
@@ -35,10 +35,6 @@ def own_pairs(
             return extremes(worth, grouped.group_size)
         return drawn_comparisons(worth, temperature, np.random.default_rng((seed, step)))
 
-    def make_samples(params: Params, batch: Batch, key: Key[Array, ""]) -> dict:
-        samples, cond = groups.draw_groups(grouped, policy, params, batch, key)
-        return grouped.judged(params, samples, cond, {"data": samples, "row": batch["row"]})
-
     def batches(
         arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
     ) -> list[dict[str, np.ndarray]]:
@@ -48,7 +44,7 @@ def own_pairs(
         compared |= {"others": arrays["data"][second][:, None], "outcome": outcome, "mask": told}
         return groups.split_rows(compared, np.split(np.arange(len(first)), updates))
 
-    return grouped.collect(make_samples, batches, updates)
+    return grouped.collect(grouped.rollout(policy), batches, updates)
 
 
 def drawn_comparisons(worth: Float[np.ndarray, " n"], temperature: float, draw: np.random.Generator) -> Rows:
@@ -66,17 +62,13 @@ def drawn_comparisons(worth: Float[np.ndarray, " n"], temperature: float, draw: 
     return first, second, np.where(known, np.where(wins, 1, -1), 0).astype(np.int32)
 
 
-def extremes(
-    worth: Float[np.ndarray, " n"], group_size: int
-) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"], Int[np.ndarray, " g"]]:
-    """The best and the worst sample of each group, and 1 where they differ, 0 where nothing is told.
+def extremes(worth: Float[np.ndarray, " n"], group_size: int) -> Rows:
+    """The best and the worst sample of each group; 0 where nothing is told.
 
     Args:
       worth: of samples, group by group; NaN where it is not known.
       group_size: of each group.
     """
-    rows = worth.reshape(-1, group_size)
-    first = np.arange(len(rows)) * group_size
-    high, low = np.where(np.isnan(rows), -np.inf, rows), np.where(np.isnan(rows), np.inf, rows)
-    told = (high.max(axis=1) > low.min(axis=1)).astype(np.int32)
-    return first + high.argmax(axis=1), first + low.argmin(axis=1), told
+    high, low, told = groups.bounds(worth, group_size)
+    first = np.arange(len(high)) * group_size
+    return first + high.argmax(axis=1), first + low.argmin(axis=1), told.astype(np.int32)

@@ -1,7 +1,10 @@
 """What every method builds from a config: the setting (path, times, weight, noise, network), roles and samplers."""
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from ml_collections import ConfigDict
 from flowjax.arrays import example_keys, keep_visible, uniform_rows
 from flowjax.choices import Spec, build
 from flowjax.config import defaults
-from flowjax.contract import RESERVED, ROLLOUT, Batch, DataSpec, Rate, Role, Sampler, Track
+from flowjax.contract import RESERVED, ROLLOUT, Batch, DataSpec, Method, Rate, Role, Sampler, Track
 from flowjax.methods.optimizers import make_optimizer
 from flowjax.models import NETWORKS
 from flowjax.models.ema import EMAS
@@ -22,6 +25,8 @@ from flowjax.paths.noises import NOISES, Noise
 from flowjax.paths.path import PATHS, GaussianPath
 from flowjax.paths.times import TIMES, TimeDistribution, sample_times, truncated
 from flowjax.paths.weights import WEIGHTS, Weight
+from flowjax.rewards import REWARDS, make_rewards
+from flowjax.rewards.selection import best_draw
 from flowjax.samplers.build import make_sampler
 
 READS_TEXT = "Use network 'dit', 'unet' or 'mmdit', with text_conditional left at True where it is an option."
@@ -40,6 +45,7 @@ class Setting:
       shape: of one example.
       seen_shape: of what is to be seen of it (DataSpec.seen_shape).
       batch_size: of the global batch.
+      data: what the examples are.
     """
 
     path: GaussianPath
@@ -51,6 +57,7 @@ class Setting:
     shape: tuple[int, ...]
     seen_shape: tuple[int, ...]
     batch_size: int
+    data: DataSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,7 @@ def make_setting(config: ConfigDict, data: DataSpec, prediction: str) -> Setting
         shape=tuple(data.shape),
         seen_shape=data.seen_shape,
         batch_size=config.batch_size,
+        data=data,
     )
 
 
@@ -218,6 +226,22 @@ def refuse_unread(config: ConfigDict, names: Sequence[str], method: str) -> None
             )
 
 
+def preset(method: Callable[..., Method], **defaults: Any) -> Callable[..., Method]:
+    """A method with other defaults, by a name of its own."""
+
+    @functools.wraps(method)
+    def named(config: ConfigDict, data: DataSpec, **options: Any) -> Method:
+        return method(config, data, **{**defaults, **options})
+
+    # What has a default need not be given: the signature is what configs are checked against.
+    signature = inspect.signature(method)
+    own = [p.replace(default=defaults.get(name, p.default)) for name, p in signature.parameters.items()]
+    named.__signature__ = signature.replace(
+        parameters=[p.replace(kind=p.KEYWORD_ONLY) if p.name not in ("config", "data") else p for p in own]
+    )
+    return named
+
+
 def joined(roles: Mapping[str, Role], *more: Mapping[str, Role]) -> dict[str, Role]:
     """Roles of several origins together; two of one name, such as an average named like a role, are refused."""
     found = dict(roles)
@@ -273,9 +297,14 @@ def null_conditions(network: Network) -> Callable[[Conditions], Conditions] | No
 
 
 def sampler_of(spec: Spec, setting: Setting) -> Sampler:
-    """A sampler of samplers/build.py around the setting's network."""
-    network = setting.network
-    return make_sampler(
+    """A sampler of samplers/build.py around the setting's network.
+
+    Its spec may also have best_of=dict(count=16, rewards=dict(bright=dict(name='brightness')), failures='stop'): of so many
+    draws under one condition, the one that is worth most (rewards/selection.py).
+    """
+    spec, network = dict(spec), setting.network
+    chosen = spec.pop("best_of", None)
+    sampler = make_sampler(
         spec,
         predict=network.apply,
         null=null_conditions(network),
@@ -287,6 +316,14 @@ def sampler_of(spec: Spec, setting: Setting) -> Sampler:
         seen=setting.seen_shape,
         settable={name: item.dtype for name, item in network.conditions.items() if item.shape == ()},
     )
+    if chosen is None:
+        return sampler
+    named = {"best_of": _best_of}
+    return build("choice among draws", {**chosen, "name": "best_of"}, named, sampler=sampler, data=setting.data)
+
+
+def _best_of(sampler: Sampler, data: DataSpec, count: int, rewards: Spec, failures: str = "stop") -> Sampler:
+    return best_draw(sampler, make_rewards(rewards, REWARDS, failures=failures, data=data), count)
 
 
 def make_samplers(config: ConfigDict, setting: Setting) -> dict[str, Sampler]:

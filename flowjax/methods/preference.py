@@ -24,20 +24,20 @@ order in the reward its minimum at a time is
     v - v_reference ~ (1 - t) grad r,
 
 a translation that is blind to what the data are: the spread of the single error within the sigmoid holds the student, not its
-distance from the reference. `draws` averages several within the sigmoid (experiments/preference has the two side by side).
+distance from the reference. `draws` averages several within the sigmoid: a test holds the two to the optimum of a Gaussian.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, mean_per_example, sum_per_example, uniform_rows
-from flowjax.choices import Spec, choose
+from flowjax.choices import Spec, build, choose
 from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase, Role, Track
 from flowjax.losses.preference import average_gain, paired_preference_loss, unpaired_preference_loss
 from flowjax.methods import groups
@@ -49,6 +49,7 @@ from flowjax.methods.parts import (
     joined,
     make_samplers,
     make_setting,
+    preset,
     student_role,
 )
 from flowjax.paths.predictions import PREDICTIONS, error_ratio, target
@@ -70,9 +71,68 @@ UNPAIRED_READINGS = {
 }
 
 
-def dpo(
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is made of what tuning has cost on the two examples of each comparison.
+
+    Attributes:
+      value: (costs of the first, of the second, outcome, mask) -> loss and metrics of each comparison.
+      at_reference: the loss where student and reference are one.
+      readings: of its metrics.
+      whole: whether a comparison is held against the rest of its batch, which then must not be cut.
+    """
+
+    value: Callable[[Array, Array, Array, Array], tuple[Float[Array, " b"], Metrics]]
+    at_reference: float
+    readings: Mapping[str, str]
+    whole: bool = False
+
+
+def paired(beta: float) -> Objective:
+    """Direct preference optimisation on pairs.
+
+    Args:
+      beta: of the method.
+    """
+
+    def value(first: Array, second: Array, outcome: Array, mask: Array) -> tuple[Float[Array, " b"], Metrics]:
+        better, worse = jnp.where(outcome > 0, first, second), jnp.where(outcome > 0, second, first)
+        return paired_preference_loss(better, worse, beta)
+
+    return Objective(value, math.log(2.0), PAIRED_READINGS)
+
+
+def unpaired(beta: float, weight_good: float = 1.0, weight_bad: float = 1.0) -> Objective:
+    """Utilities of examples that are good or bad, felt from where one stands: the two of a comparison each for itself.
+
+    Args:
+      beta: of the method.
+      weight_good: of good examples.
+      weight_bad: of bad ones.
+    """
+    if weight_good < 0 or weight_bad < 0 or not weight_good + weight_bad:
+        raise ValueError(
+            f"objective.weight_good={weight_good} and weight_bad={weight_bad}: expected weights, not both zero."
+        )
+
+    def value(first: Array, second: Array, outcome: Array, mask: Array) -> tuple[Float[Array, " b"], Metrics]:
+        cost, side = jnp.stack([first, second], axis=1).ravel(), jnp.stack([outcome, -outcome], axis=1).ravel()
+        gain = average_gain(cost, jnp.repeat(mask * jnp.abs(outcome), 2))
+        found, metrics = unpaired_preference_loss(cost, side, gain, beta, weight_good, weight_bad)
+        of_pair = lambda array: jnp.mean(array.reshape(-1, 2), axis=1)
+        named = {name: of_pair(array) for name, array in metrics.items()}
+        return of_pair(found), {**named, "gain": jnp.broadcast_to(gain, outcome.shape)}
+
+    return Objective(value, 0.25 * (weight_good + weight_bad), UNPAIRED_READINGS, whole=True)
+
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"paired": paired, "unpaired": unpaired}
+
+
+def preference(
     config: ConfigDict,
     data: DataSpec,
+    objective: Spec,
     prediction: str = "velocity",
     loss: str | None = None,
     error: str = "mean",
@@ -82,22 +142,23 @@ def dpo(
     group_size: int = 8,
     updates: int = 1,
     draws: int = 1,
-    policy: str = "student",
+    policy: str = STUDENT,
     temperature: float | None = None,
     reference_every: int = 0,
     chunks: int = 1,
     failures: str = "stop",
 ) -> Method:
-    """Direct preference optimisation on pairs.
+    """Tunes a flow by comparisons.
 
     Args:
       config: path, time, weight, noise, network, preconditioning, optimizer, ema, samplers, restore.
       data: shape and conditions.
+      objective: spec of OBJECTIVES.
       prediction: what the network outputs.
       loss: the prediction in whose space errors are measured; the network's own unless told.
       error: over the elements of an example, 'mean' or 'sum'.
       beta: how firmly the reference holds, for that error.
-      rewards: name -> spec of flowjax.rewards with a weight, to compare the student's own samples; None for comparisons that
+      rewards: name -> spec of flowjax.rewards with a weight, to compare the model's own samples; None for comparisons that
         the data bring.
       rollout: spec of any sampler (samplers/build.py), without a role, where there are rewards.
       group_size: samples of which the best and the worst are compared.
@@ -109,107 +170,7 @@ def dpo(
       chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
       failures: of a reward, 'stop' or 'skip'.
     """
-
-    def objective(
-        costs: tuple[Array, Array], outcome: Float[Array, " b"], batch: Batch
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        first, second = costs
-        better, worse = jnp.where(outcome > 0, first, second), jnp.where(outcome > 0, second, first)
-        value, metrics = paired_preference_loss(better, worse, beta)
-        return value, metrics
-
-    made = dict(prediction=prediction, loss=loss, error=error, beta=beta, draws=draws, reference_every=reference_every)
-    rolled = dict(group_size=group_size, updates=updates, chunks=chunks, failures=failures)
-    compared = dict(rewards=rewards, rollout=rollout, policy=policy, temperature=temperature, **rolled)
-    return _preference("dpo", config, data, objective, float(np.log(2.0)), PAIRED_READINGS, **made, **compared)
-
-
-def kto(
-    config: ConfigDict,
-    data: DataSpec,
-    prediction: str = "velocity",
-    loss: str | None = None,
-    error: str = "mean",
-    beta: float = 100.0,
-    weight_good: float = 1.0,
-    weight_bad: float = 1.0,
-    rewards: Spec | None = None,
-    rollout: Spec | None = None,
-    group_size: int = 8,
-    updates: int = 1,
-    draws: int = 1,
-    policy: str = "student",
-    temperature: float | None = None,
-    reference_every: int = 0,
-    chunks: int = 1,
-    failures: str = "stop",
-) -> Method:
-    """Utilities of examples that are good or bad, felt from where one stands.
-
-    Args:
-      config: as `dpo`.
-      data: as `dpo`. The two examples of a comparison count as a good one and a bad one, each for itself.
-      prediction: as `dpo`.
-      loss: as `dpo`.
-      error: as `dpo`.
-      beta: as `dpo`.
-      weight_good: of good examples.
-      weight_bad: of bad ones.
-      rewards: as `dpo`.
-      rollout: as `dpo`.
-      group_size: as `dpo`.
-      updates: as `dpo`.
-      draws: as `dpo`.
-      policy: as `dpo`.
-      temperature: as `dpo`.
-      reference_every: as `dpo`.
-      chunks: as `dpo`.
-      failures: as `dpo`.
-    """
-    if weight_good < 0 or weight_bad < 0 or not weight_good + weight_bad:
-        raise ValueError(
-            f"method.weight_good={weight_good} and weight_bad={weight_bad}: expected weights, not both zero."
-        )
-
-    def objective(
-        costs: tuple[Array, Array], outcome: Float[Array, " b"], batch: Batch
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        cost, side = jnp.stack(costs, axis=1), jnp.stack([outcome, -outcome], axis=1)
-        known = batch["mask"] * jnp.abs(outcome)
-        gain = average_gain(cost.reshape(-1), jnp.repeat(known, 2))
-        value, metrics = unpaired_preference_loss(
-            cost.reshape(-1), side.reshape(-1), gain, beta, weight_good, weight_bad
-        )
-        of_pair = lambda array: jnp.mean(array.reshape(-1, 2), axis=1)
-        named = {name: of_pair(array) for name, array in metrics.items()}
-        return of_pair(value), {**named, "gain": jnp.broadcast_to(gain, outcome.shape)}
-
-    made = dict(prediction=prediction, loss=loss, error=error, beta=beta, draws=draws, reference_every=reference_every)
-    rolled = dict(group_size=group_size, updates=updates, chunks=chunks, failures=failures)
-    compared = dict(rewards=rewards, rollout=rollout, policy=policy, temperature=temperature, **rolled)
-    expected = 0.25 * (weight_good + weight_bad)
-    return _preference("kto", config, data, objective, expected, UNPAIRED_READINGS, **made, **compared)
-
-
-def _preference(
-    name: str,
-    config: ConfigDict,
-    data: DataSpec,
-    objective: Callable[..., tuple[Float[Array, " b"], Metrics]],
-    at_reference: float,
-    readings: Mapping[str, str],
-    prediction: str,
-    loss: str | None,
-    error: str,
-    beta: float,
-    draws: int,
-    reference_every: int,
-    rewards: Spec | None,
-    rollout: Spec | None,
-    policy: str,
-    temperature: float | None,
-    **rolled: Any,
-) -> Method:
+    name = config.method.name
     loss = loss or prediction
     for kind in (prediction, loss):
         choose("prediction", kind, dict.fromkeys(PREDICTIONS))
@@ -224,12 +185,18 @@ def _preference(
             f"The method '{name}' compares its own samples with method.rewards and method.rollout, or the examples that the "
             "data compare with neither. Give both, or none."
         )
+    judged = build("objective", objective, OBJECTIVES, beta=beta)
+    if judged.whole and (config.gradient_accumulation > 1 or config.parallel == "pmap"):
+        raise ValueError(
+            f"The method '{name}' compares each example with the whole batch. Use gradient_accumulation=1 and parallel='jit', "
+            "whose batch may be spread over devices all the same."
+        )
     setting = make_setting(config, data, prediction)
     grouped, collect = None, None
     if rewards is not None:
-        grouped = groups.make_groups(config, data, rewards, **rolled)
+        grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
         sampler = groups.make_policy(setting, rollout, policy)
-        collect = own_pairs(grouped, sampler, rolled["updates"], temperature, config.seed)
+        collect = own_pairs(grouped, sampler, updates, temperature, config.seed)
     elif data.compared != 2:
         found = f"rank {data.compared} examples" if data.compared else "compare nothing"
         raise ValueError(
@@ -276,18 +243,19 @@ def _preference(
 
     def phase_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         outcome = batch["outcome"].astype(jnp.float32)
-        both, t = costs(params, batch, key)
-        value, metrics = objective(both, outcome, batch)
+        (first, second), t = costs(params, batch, key)
+        value, metrics = judged.value(first, second, outcome, batch["mask"])
         return value * jnp.abs(outcome), {**metrics, **({"t": t} if draws == 1 else {})}
 
     def reference_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
-        value, _ = phase_loss(params, batch, key)
-        told = batch["mask"] * jnp.abs(batch["outcome"])
+        level = {**batch, "outcome": jnp.ones_like(batch["outcome"])}  # whichever is better, the loss is that
+        value, _ = phase_loss(params, level, key)
+        told = batch["mask"]
         found = float(jnp.sum(value * told) / jnp.maximum(jnp.sum(told), 1.0))
         return CheckResult(
             "loss at the reference",
-            abs(found - at_reference) < 1e-3 * at_reference,
-            f"measured {found:.6f}, closed form {at_reference:.6f}",
+            abs(found - judged.at_reference) < 1e-3 * judged.at_reference,
+            f"measured {found:.6f}, closed form {judged.at_reference:.6f}",
             "Student and reference differ before the first update: use precision='float32' and a network without dropout.",
         )
 
@@ -304,5 +272,9 @@ def _preference(
         samplers=make_samplers(config, setting),
         collect=collect,
         checks={"reference": reference_check},
-        readings={**readings, **(groups.READINGS if grouped is not None else {})},
+        readings={**judged.readings, **(groups.READINGS if grouped is not None else {})},
     )
+
+
+dpo = preset(preference, objective=dict(name="paired"))
+kto = preset(preference, objective=dict(name="unpaired"))

@@ -22,18 +22,26 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys, expand_to, uniform_rows
 from flowjax.choices import Spec
 from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Params, Phase
-from flowjax.losses.denoising import prediction_loss
-from flowjax.methods.parts import Setting, average_roles, conditions_of, draw, joined, make_samplers, student_role
-from flowjax.methods.unrolled import STUDENT, make_unrolled
-from flowjax.paths.weights import loss_weight
+from flowjax.methods.flow_matching import denoising_loss
+from flowjax.methods.parts import (
+    Setting,
+    average_roles,
+    conditions_of,
+    joined,
+    make_samplers,
+    make_setting,
+    student_role,
+)
+from flowjax.methods.unrolled import make_unrolled
 from flowjax.rewards import REWARDS, make_rewards
 
+STUDENT = "student"
 READINGS = {
     "reward": "What the judged samples are worth. It rises; towards the ceiling more slowly.",
     "pretraining": "The flow-matching loss of the data. It stays; if it rises, the model forgets what it was trained on.",
@@ -69,7 +77,7 @@ def refl(
       pretraining_weight: of the flow-matching loss of the data.
       label_dropout: how often that loss sees no conditions.
     """
-    unrolled = make_unrolled(config, data, prediction, rollout, "refl")
+    unrolled = make_unrolled(make_setting(config, data, prediction), rollout, STUDENT, "method.rollout")
     count = unrolled.count
     if len(stop) != 2 or not all(isinstance(n, int) for n in stop) or not 0 <= stop[0] <= stop[1] < count:
         raise ValueError(
@@ -81,9 +89,7 @@ def refl(
     def judged(params: Params, still: PyTree, tree: PyTree, batch: Batch, key: Key[Array, ""]) -> Float[Array, "b ..."]:
         key_draw, key_stop = jax.random.split(key)
         x, step_keys, cond = unrolled.begin(batch, key_draw)
-        drawn = first + jnp.floor(uniform_rows(example_keys(key_stop, batch["row"])) * (last - first + 1)).astype(
-            jnp.int32
-        )
+        drawn = _evenly(first, last, example_keys(key_stop, batch["row"]))
         field = unrolled.field(params, still, cond)
 
         def advance(carry, index):
@@ -96,18 +102,8 @@ def refl(
         times = jnp.asarray(unrolled.grid, x.dtype)[drawn]
         return unrolled.field(params, tree, cond).data(kept, times)
 
-    return _method(
-        "refl",
-        config,
-        unrolled.setting,
-        rewards,
-        judged,
-        ceiling,
-        reward_weight,
-        pretraining_weight,
-        label_dropout,
-        data,
-    )
+    weights = (ceiling, reward_weight, pretraining_weight, label_dropout)
+    return _method("refl", config, data, unrolled.setting, rewards, judged, *weights)
 
 
 def draft(
@@ -138,7 +134,7 @@ def draft(
       pretraining_weight: of the flow-matching loss of the data.
       label_dropout: how often that loss sees no conditions.
     """
-    unrolled = make_unrolled(config, data, prediction, rollout, "draft")
+    unrolled = make_unrolled(make_setting(config, data, prediction), rollout, STUDENT, "method.rollout")
     count = unrolled.count
     bounds = (steps, steps) if isinstance(steps, int) else tuple(steps)
     if len(bounds) != 2 or not all(isinstance(n, int) for n in bounds) or not 1 <= bounds[0] <= bounds[1] <= count:
@@ -156,11 +152,7 @@ def draft(
         key_draw, key_steps, key_noise = jax.random.split(key, 3)
         rows = batch["row"]
         x, step_keys, cond = unrolled.begin(batch, key_draw)
-        begin = (
-            count
-            - fewest
-            - jnp.floor(uniform_rows(example_keys(key_steps, rows)) * (most - fewest + 1)).astype(jnp.int32)
-        )
+        begin = count - _evenly(fewest, most, example_keys(key_steps, rows))
         frozen = unrolled.field(params, still, cond)
         if head:
             x, _ = jax.lax.scan(
@@ -186,23 +178,19 @@ def draft(
             samples.append(advance(setting.path.sample(noise, clean, t), count - 1)[0])
         return jnp.stack(samples)
 
-    return _method(
-        "draft",
-        config,
-        unrolled.setting,
-        rewards,
-        judged,
-        ceiling,
-        reward_weight,
-        pretraining_weight,
-        label_dropout,
-        data,
-    )
+    weights = (ceiling, reward_weight, pretraining_weight, label_dropout)
+    return _method("draft", config, data, unrolled.setting, rewards, judged, *weights)
+
+
+def _evenly(least: int, most: int, keys: Key[Array, " b"]) -> Int[Array, " b"]:
+    """A whole number for each example, from `least` to `most`."""
+    return least + jnp.floor(uniform_rows(keys) * (most - least + 1)).astype(jnp.int32)
 
 
 def _method(
     name: str,
     config: ConfigDict,
+    data: DataSpec,
     setting: Setting,
     rewards: Spec,
     judged: Draw,
@@ -210,7 +198,6 @@ def _method(
     reward_weight: float,
     pretraining_weight: float,
     label_dropout: float,
-    data: DataSpec,
 ) -> Method:
     if reward_weight <= 0 or pretraining_weight < 0 or not 0 <= label_dropout < 1:
         raise ValueError(
@@ -237,11 +224,7 @@ def _method(
         value, found = worth(params, jax.lax.stop_gradient(tree), tree, batch, key_reward)
         metrics = {"reward": found}
         if pretraining_weight:
-            drawn = draw(setting, batch, key_flow, label_dropout)
-            predict = lambda x, t: setting.network.apply(tree, x, t, drawn.cond, keys=drawn.keys)
-            weight = loss_weight(setting.weight, setting.path, setting.prediction, drawn.t)
-            pair = (drawn.noise, drawn.data, drawn.t)
-            flow, _ = prediction_loss(predict, setting.path, setting.prediction, *pair, weight=weight)
+            flow, _ = denoising_loss(setting, tree, batch, key_flow, label_dropout=label_dropout)
             value, metrics = value + pretraining_weight * flow, {**metrics, "pretraining": flow}
         return value, metrics
 

@@ -99,9 +99,8 @@ def reward_model(
 
     def start_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
         found = float(jnp.mean(compare(params, batch, key)[0]))
-        level = {**batch, "margin": jnp.zeros(len(batch["data"]))}
         same = jnp.zeros((len(batch["data"]), data.compared))
-        expected = float(jnp.mean(value(same, level, _present(batch, data.compared))))
+        expected = float(jnp.mean(value(same, batch, _present(batch, data.compared))))
         return CheckResult(
             "scores before training",
             abs(found - expected) < OPEN * expected,

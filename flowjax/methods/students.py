@@ -74,7 +74,7 @@ def make_student(
         raise ValueError(f"method.start is 'teacher', but the method '{method}' was given none. Set method.teacher.")
     origin = {"init": setting.network.init}
     if master is not None:
-        origin = student_start(start, master, setting.network)
+        origin = student_start(start, master, setting)
     optimizer = make_optimizer(config.optimizer, stages or updates or config.steps)
     begins = (0, *itertools.accumulate(stages[:-1]))
     roles = {"student": Role(**origin, tx=optimizer.tx, learning_rate=optimizer.learning_rate)}

@@ -158,7 +158,7 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {"run": run, "mixture": mixture}
 STARTS = ("teacher", "fresh")
 
 
-def student_start(start: str, teacher: Teacher, network: Network) -> dict[str, Callable | str]:
+def student_start(start: str, teacher: Teacher, setting: Setting) -> dict[str, Callable | str]:
     """How a student's role begins, as arguments of Role: as its teacher, or with fresh parameters.
 
     A student with more inputs than its teacher, such as a second time, starts as the teacher too.
@@ -166,12 +166,18 @@ def student_start(start: str, teacher: Teacher, network: Network) -> dict[str, C
     Args:
       start: 'teacher' or 'fresh'.
       teacher: of the student.
-      network: the student's.
+      setting: the student's.
     """
     choose("start of a student", start, dict.fromkeys(STARTS))
     if start == "fresh":
-        return {"init": network.init}
+        return {"init": setting.network.init}
     finished = teacher.finished
     if finished is None:
         raise ValueError("An oracle has no parameters that a student could start from. Set method.start='fresh'.")
-    return {"init": network.init, "restore_from": finished.reference}
+    if teacher.prediction != setting.prediction:
+        raise ValueError(
+            f"The student predicts '{setting.prediction}' and is to start as its teacher, which predicts "
+            f"'{teacher.prediction}': the same parameters mean something else. Set method.prediction='{teacher.prediction}', "
+            "or method.start='fresh'."
+        )
+    return {"init": setting.network.init, "restore_from": finished.reference}

@@ -5,34 +5,37 @@ r"""Watching a model that is tuned: what it gains, what it loses, and when to st
 Whenever a run is evaluated the tuned model is held against the one it began as, under the same held-out conditions and from
 the same noise. The figures, all of them named `watchdog_...`:
 
-    divergence        of the tuned flow from the first, of whole samples (samplers/divergences.py): by 'likelihood', which is
-                      exact, or along the 'path', which costs next to nothing
+    divergence        of the tuned flow from the first, of whole samples (samplers/divergences.py): by 'likelihood', of what
+                      the ODE draws, or along the 'path', which needs no derivative and bounds that of the SDE alone
     reward_NAME       the mean of each reward of the method, and of those that the watchdog alone knows
     gain_NAME         what that is above the first model's
     spread            the mean distance of samples that share their conditions
     spread_kept       the share of the first model's spread that is left
 
 Reward against divergence is the curve that a run has to be judged by, and the report draws it. A reward that is exploited
-shows in a held-out one that falls while its own still rises, in a spread that goes to nothing, or in a divergence without end:
-with a limit for any of these the run stops there, with a checkpoint, and says why.
+shows in a held-out one that falls while its own still rises, in a spread that goes to nothing, or in a divergence without end.
+A policy whose steps are nearly all clipped moves too fast, and one whose groups are nearly all flat has nothing left to learn.
+With a limit for any of these the run stops there, with a checkpoint, and says why.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
 from flowjax.choices import Spec, build, choose
 from flowjax.contract import DataSpec, Measure, Method, Params, Role
 from flowjax.methods.groups import mean_of_known, spread
-from flowjax.methods.parts import make_setting, null_conditions
+from flowjax.methods.parts import make_setting
+from flowjax.methods.unrolled import make_unrolled
 from flowjax.rewards import REWARDS, Rewards, make_rewards
-from flowjax.samplers.build import make_branches, make_field, make_parts, split_keys
+from flowjax.samplers.build import split_keys
 from flowjax.samplers.divergences import likelihood_divergence, path_divergence
+from flowjax.samplers.field import last_time
+from flowjax.samplers.loop import integrate
 
 NAME, REFERENCE = "watchdog", "watchdog_reference"
 DIVERGENCES = ("auto", "likelihood", "path")
@@ -68,6 +71,8 @@ def reference(
     largest_divergence: float | None = None,
     least_spread: float | None = None,
     least_gain: float | None = None,
+    largest_flat: float | None = None,
+    largest_clipped: float | None = None,
 ) -> Method:
     """Holds the tuned model against the one it began as.
 
@@ -85,6 +90,9 @@ def reference(
       largest_divergence: above which the run stops.
       least_spread: the share of the first model's spread below which it stops.
       least_gain: of each held-out reward, below which it stops: 0 for what the first model has.
+      largest_flat: share of the groups of rollouts that teach nothing, above which it stops.
+      largest_clipped: share of the steps of a policy that have moved as far as they may, above which it stops; they move
+        between the updates of one rollout.
     """
     if role not in method.roles:
         raise ValueError(
@@ -94,6 +102,14 @@ def reference(
         raise ValueError(
             f"watchdog.count={count}, group_size={group_size}, steps={steps}: expected whole groups of two or more, and steps."
         )
+    for name, limit, metric in (
+        ("largest_flat", largest_flat, "flat"),
+        ("largest_clipped", largest_clipped, "clipped"),
+    ):
+        if limit is not None and not any(reading.rpartition("/")[2] == metric for reading in method.readings):
+            raise ValueError(
+                f"watchdog.{name} is {limit}, and '{config.method.name}' measures nothing of the kind. Drop it."
+            )
     if least_gain is not None and not rewards:
         raise ValueError("watchdog.least_gain is of held-out rewards, and watchdog.rewards names none.")
     choose("watchdog.divergence", divergence, dict.fromkeys(DIVERGENCES))
@@ -107,39 +123,31 @@ def reference(
     # What is not known is left out of means: a reward that fails must not end a run that it does not teach.
     judge = make_rewards(specs, REWARDS, failures="skip", data=data) if specs else None
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
-    spec = dict(name="midpoint", steps=steps, guidance=_plain(guidance or dict(name="none")), role=role)
-    parts = make_parts(spec, setting.prediction, setting.path, setting.shape, setting.seen_shape)
-    if parts.guidance.init is not None or parts.guidance.needs == "weak":
-        raise ValueError("watchdog.guidance must not remember evaluations or read another role. Use 'cfg', or none.")
-    network, null = setting.network, null_conditions(setting.network)
-    if parts.guidance.needs is not None and null is None:
-        raise ValueError(
-            "The watchdog is guided, and the network has no condition to drop. Leave watchdog.guidance out."
-        )
+    spec = dict(name="midpoint", steps=steps, guidance=_plain(guidance or dict(name="none")))
+    unrolled = make_unrolled(setting, spec, role, "The watchdog")
 
-    def field_of(params: Params, name: str, cond: Mapping[str, Array]):
-        params = {**params, role: params[name]}
-        branches = make_branches(parts, null, network.prepare, params, cond)
-        return make_field(parts, network.apply, setting.prediction, setting.path, params, branches)
+    # A data prediction has no velocity where all is data: the likelihood is that of a little before.
+    solved = np.asarray([*unrolled.grid[:-1], last_time(setting.path, setting.prediction)])
 
     def draw(params: Params, cond: Mapping[str, Array], keys: Key[Array, " b"]) -> PyTree:
         noise_keys, probe_keys = split_keys(keys)
-        x = setting.path.sigma(jnp.asarray(parts.grid[0], jnp.float32)) * setting.noise.sample(
-            noise_keys, setting.shape
-        )
-        tuned, first = field_of(params, role, cond), field_of(params, REFERENCE, cond)
-        samples, away = path_divergence(tuned, first, parts.grid, x)
-        before, _ = path_divergence(first, first, parts.grid, x)
+        x, grid = unrolled.noise(noise_keys), unrolled.grid
+        tuned, first = (unrolled.field(params, params[name], cond) for name in (role, REFERENCE))
+        samples, away = path_divergence(tuned, first, grid, x)
+        before = integrate(unrolled.parts.stepper, first, grid, x, probe_keys)
         if by_likelihood:
             probes = None if elements <= FEW else PROBES
-            away = likelihood_divergence(tuned, first, parts.grid, samples, probe_keys, probes)
+            away = likelihood_divergence(tuned, first, solved, samples, probe_keys, probes, setting.noise)
         worth = [judge.values(params, drawn, cond) if judge else {} for drawn in (samples, before)]
         return dict(samples=samples, before=before, divergence=away, worth=worth[0], worth_before=worth[1])
 
     def figures(made: Mapping[str, Any], cond: Mapping[str, np.ndarray]) -> dict[str, float]:
         spreads = [spread(made[name].reshape(-1, group_size, made[name][0].size)) for name in ("samples", "before")]
+        away = made["divergence"]
         found = dict(
-            divergence=float(made["divergence"].mean()), spread=spreads[0], spread_kept=spreads[0] / spreads[1]
+            divergence=mean_log_ratio(away) if by_likelihood else float(away.mean()),
+            spread=spreads[0],
+            spread_kept=spreads[0] / spreads[1],
         )
         if judge is None:
             return found
@@ -151,18 +159,22 @@ def reference(
         return {**found, **{f"reward_{name}": worth[name] for name in specs}, **gains}
 
     def watch(step: int, seen: Mapping[str, float]) -> str | None:
-        limits = [("divergence", largest_divergence, 1), ("spread_kept", least_spread, -1)]
-        limits += [(f"gain_{name}", least_gain, -1) for name in rewards or {}]
+        limits = [(f"{NAME}_divergence", largest_divergence, 1), (f"{NAME}_spread_kept", least_spread, -1)]
+        limits += [(f"{NAME}_gain_{name}", least_gain, -1) for name in rewards or {}]
+        limits += [("collect/flat", largest_flat, 1)]
+        limits += [(name, largest_clipped, 1) for name in seen if name.rpartition("/")[2] == "clipped"]
         for name, limit, side in limits:
-            value = seen.get(f"{NAME}_{name}")
-            if limit is not None and value is not None and not side * value <= side * limit:
-                return f"the watchdog's {name} is {value:.4g}, {'above' if side > 0 else 'below'} its limit {limit:g}"
+            if limit is None or name not in seen:
+                continue
+            value, lost = seen[name], name == f"{NAME}_divergence" and np.isnan(seen[name])
+            if lost or side * value > side * limit:  # a gain that is NaN is a reward that failed, and says nothing
+                return f"the watchdog saw {name} {value:.4g}, {'above' if side > 0 else 'below'} its limit {limit:g}"
         return method.watch(step, seen) if method.watch is not None else None
 
     words = {f"reward_{name}": "The mean of this reward." for name in specs}
     words |= {f"gain_{name}": "What it is above that of the model that this began as." for name in specs}
     shown = {f"eval/{NAME}_{name}": text for name, text in {**READINGS, **words}.items()}
-    measure = Measure(draw, figures, count, group_size)
+    measure = Measure(draw, figures, count, role, group_size)
     return dataclasses.replace(
         method,
         roles={**method.roles, REFERENCE: Role(copy_of="student"), **(judge.roles if judge else {})},
@@ -170,6 +182,24 @@ def reference(
         watch=watch,
         readings={**method.readings, **shown},
     )
+
+
+def mean_log_ratio(ratio: Float[np.ndarray, " n"]) -> float:
+    """The mean of l = log p(x) - log q(x) over samples x of p, with less noise than their average.
+
+    E exp(-l) = 1 is known, so what its own average is off by is taken from that of l, as far as the two go together: of
+    Gaussians KL = 0.4 apart the variance falls to a third. Their slope, -s^2 / (exp(s^2) - 1) of Gaussians with l of variance
+    s^2, is between -1 and 0: the bound matters far apart, where no sample shows what exp(-l) is on average.
+
+    Args:
+      ratio: l of each sample.
+    """
+    ratio = np.asarray(ratio, np.float64)
+    inverse = np.exp(-np.maximum(ratio, -30.0))
+    varies = inverse.var()
+    slope = np.mean((ratio - ratio.mean()) * (inverse - inverse.mean())) / varies if varies > 0 else 0.0
+    slope = float(np.clip(slope, -1.0, 0.0))
+    return float(ratio.mean() - slope * (inverse.mean() - 1.0))
 
 
 def _all(

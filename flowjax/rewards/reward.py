@@ -237,7 +237,7 @@ def make_rewards(
     """
     if not specs:
         raise ValueError(
-            "method.rewards is empty, so nothing would be preferred. Name one, as rewards=dict(bright=dict(name='brightness'))."
+            "No reward is named, so nothing would be preferred. Name one, as rewards=dict(bright=dict(name='brightness'))."
         )
     each, weights = {}, {}
     for name, spec in specs.items():

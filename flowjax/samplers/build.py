@@ -26,7 +26,7 @@ from flowjax.contract import Sampler
 from flowjax.paths.path import GaussianPath
 from flowjax.samplers.adaptive import ADAPTIVE, Adaptive
 from flowjax.samplers.edm import EDMStochastic
-from flowjax.samplers.field import Field, MemoryField, determined
+from flowjax.samplers.field import Field, MemoryField, determined, last_time
 from flowjax.samplers.grids import make_grid
 from flowjax.samplers.guidance import Guidance, guide, make_guidance
 from flowjax.samplers.jumps import Consistency, FlowMap
@@ -136,8 +136,7 @@ def make_parts(
     if isinstance(stepper, Adaptive):
         if "steps" in spec or spec["grid"] != {"name": "uniform"}:
             raise ValueError(f"Sampler '{spec['name']}' chooses its own steps: drop `steps` and `grid` from its spec.")
-        end = path.end if determined(path, prediction, path.end) else path.end - 1e-3
-        grid = np.asarray([usable.start, end])
+        grid = np.asarray([usable.start, last_time(path, prediction)])
         guidance = make_guidance(spec["guidance"])
         if guidance.init is not None:
             raise ValueError(

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flowjax.arrays import sum_per_example
+from flowjax.paths.noises import Noise
 from flowjax.paths.path import GaussianPath
 from flowjax.samplers.field import Field
 from flowjax.samplers.likelihood import log_likelihood
@@ -76,6 +77,7 @@ def likelihood_divergence(
     samples: Float[Array, "b ..."],
     keys: Key[Array, " b"] | None = None,
     probes: int | None = None,
+    law: Noise | None = None,
 ) -> Float[Array, " b"]:
     """log q - log p of equation (3), one number for each sample; zero for equal fields.
 
@@ -86,7 +88,8 @@ def likelihood_divergence(
       samples: what the ODE of the field ends in.
       keys: one for each example, for Hutchinson's estimate.
       probes: how many; None for the exact divergence of fields.
+      law: of the path's noise; None for Gaussian noise.
     """
-    own, _ = log_likelihood(field, samples, grid, keys, probes)
-    other, _ = log_likelihood(reference, samples, grid, keys, probes)
+    own, _ = log_likelihood(field, samples, grid, keys, probes, law)
+    other, _ = log_likelihood(reference, samples, grid, keys, probes, law)
     return own - other

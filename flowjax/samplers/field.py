@@ -18,6 +18,8 @@ from flowjax.arrays import batch_times
 from flowjax.paths.path import GaussianPath
 from flowjax.paths.predictions import convert, determinant, prediction_row
 
+BEFORE_END = 1e-3
+
 
 def determined(path: GaussianPath, prediction: str, t: float) -> bool:
     """Whether a prediction at time t fixes the velocity: its determinant, D / c, is not zero there."""
@@ -27,6 +29,11 @@ def determined(path: GaussianPath, prediction: str, t: float) -> bool:
         time = jnp.asarray(t, jnp.float32)
         divisor = prediction_row(path, prediction, time)[2]
         return bool(jnp.abs(determinant(path, prediction, time)) > 1e-6 * jnp.abs(divisor))
+
+
+def last_time(path: GaussianPath, prediction: str) -> float:
+    """The end of a path, or shortly before it where the prediction fixes no velocity at the end."""
+    return path.end if determined(path, prediction, path.end) else path.end - BEFORE_END
 
 
 @dataclasses.dataclass(frozen=True)

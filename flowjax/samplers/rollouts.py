@@ -6,7 +6,8 @@ at the last evaluation; `step_transitions` is the Gaussian of the same steps und
 reference. Both evaluate the same formula at the same points: with unchanged parameters the densities are equal.
 
 Only the steps of a window may be drawn (Li et al. 2025, MixGRPO): the others are steps of Euler's method on the same
-prediction, so that samples differ by what is learnt from alone. A last step without noise is no action and is left out.
+prediction, so that samples differ by what is learnt from alone. A last step without noise is no action: it is the stepper's
+own, with a window as without.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from flowjax.paths.path import GaussianPath
 from flowjax.samplers.field import Field, MemoryField
 from flowjax.samplers.steppers import Euler, Place, Stepper
 from flowjax.samplers.stochastic import GaussianStepper
@@ -45,6 +47,27 @@ def actions(stepper: Stepper, grid: np.ndarray) -> int:
     """How many steps of a grid are drawn: all, or all but a last one without noise."""
     _check_stepper(stepper)
     return len(grid) - 1 - (stepper.last_step != "noise")
+
+
+def check_drawn(stepper: Stepper, grid: np.ndarray, path: GaussianPath, prediction: str) -> None:
+    """Refuses a rollout of which a step that is to be scored has no noise, and so no density.
+
+    Args:
+      stepper: a stochastic one.
+      grid: the times.
+      path: on which it moves.
+      prediction: of the network.
+    """
+    still = Field(lambda x, t: jnp.zeros_like(x), prediction, path)
+    x = jnp.zeros((1, 1))
+    for index in range(actions(stepper, grid)):
+        step = stepper.transition(still, x, *(jnp.asarray(t, x.dtype) for t in grid[index : index + 2]))
+        if not float(jnp.min(jnp.asarray(step.std))) > 0:
+            fix = "Set last_step='mean'" if index == len(grid) - 2 else "Use another sampler, or another grid"
+            raise ValueError(
+                f"Step {index + 1} of the {len(grid) - 1} of the rollout, from t = {grid[index]:.4g} to {grid[index + 1]:.4g}, "
+                f"has no noise: nothing says how likely it was. {fix}."
+            )
 
 
 def roll_out(

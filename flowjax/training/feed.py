@@ -1,7 +1,6 @@
 """What the next updates are fed with: how many fit in one dispatch, from the data or from a rollout."""
 
 import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from flowjax.config import ConfigError
 from flowjax.contract import Batch, Collect, Method
 from flowjax.training.executors import check_divides
+from flowjax.training.operations import Meter, operations
+from flowjax.training.speed import DeviceClock
 from flowjax.training.state import State, step_key
 
 
@@ -35,11 +36,19 @@ def dispatch_length(method: Method, step: int, total: int, largest: int, is_even
 
 
 class _Fetching:
-    """The data's iterator, and when its last batches were asked for and came, by time.perf_counter; None when not asked."""
+    """The data's iterator, and when its last batches were asked for and came, by time.perf_counter; None when not asked.
+
+    `metrics` and `times` are of the rollout that the last batches asked for; empty where they did not ask for one.
+    """
 
     def __init__(self, iterator: Any):
         self._iterator = iterator
         self.fetched: tuple[float, float] | None = None
+        self.metrics: dict[str, float] = {}
+        self.times: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Lets go of what is held: of data, nothing."""
 
     def _fetch(self, count: int) -> dict[str, np.ndarray]:
         began = time.perf_counter()
@@ -50,8 +59,6 @@ class _Fetching:
 
 class DataFeed(_Fetching):
     """Batches straight from the data."""
-
-    metrics: Mapping[str, float] = types.MappingProxyType({})
 
     def take(self, state: State, step: int, count: int) -> dict[str, np.ndarray]:
         """The next batches, stacked: `count` of them, or fewer where the source goes on with another shape."""
@@ -69,7 +76,7 @@ class DataFeed(_Fetching):
 class CollectFeed(_Fetching):
     """Batches made by rollout: every `collect.every` steps one data batch is rolled out, scored and cut into batches."""
 
-    def __init__(self, iterator: Any, collect: Collect, executor: Any):
+    def __init__(self, iterator: Any, collect: Collect, executor: Any, meter: Meter | None = None):
         super().__init__(iterator)
         if jax.process_count() > 1:
             raise ConfigError(
@@ -83,12 +90,12 @@ class CollectFeed(_Fetching):
             )
         self._collect, self._executor = collect, executor
         self._rollout = jax.jit(collect.rollout)
+        self._meter, self._clock = meter, DeviceClock()
         self._pending: list[Batch] = []
-        self.metrics: dict[str, float] = {}
 
     def take(self, state: State, step: int, count: int) -> dict[str, np.ndarray]:
         """The next `count` batches, stacked; rolls out when `step` starts a new period."""
-        self.fetched = None
+        self.fetched, self.metrics, self.times = None, {}, {}
         if step % self._collect.every == 0:
             self._pending = self._roll_out(state, step)
         chosen, self._pending = self._pending[:count], self._pending[count:]
@@ -105,8 +112,13 @@ class CollectFeed(_Fetching):
         if self._collect.set_state is not None:
             self._collect.set_state(state["collect"])
 
+    def close(self) -> None:
+        """Ends what waits for the devices."""
+        self._clock.close()
+
     def _roll_out(self, state: State, step: int) -> list[Batch]:
         collect = self._collect
+        began, scoring = time.perf_counter(), 0.0
         batch = {name: value[0] for name, value in self._fetch(1).items()}
         batch["step"] = np.full(len(batch["row"]), step, np.int32)
         chunks = [
@@ -116,13 +128,25 @@ class CollectFeed(_Fetching):
         key = step_key(self._executor.root, step, "collect")
         # All chunks are sent at once: the device works through them while the host scores those that are done.
         sent = [self._rollout(params, self._executor.put(chunk, stacked=False), key) for chunk in chunks]
+        self._clock.sent(sent[-1])
+        if self._meter is not None:
+            count = lambda: operations(collect.rollout, params, chunks[0], key)
+            self._meter.sent("rollout", len(chunks), chunks[0], count)
         rollouts, scores = [], []
         for index, arrays in enumerate(sent):
             rollouts.append(jax.tree.map(np.asarray, arrays))
+            fetched = time.perf_counter()
             if collect.score is not None:
+                asked = time.perf_counter()
                 scores.append(self._score(rollouts[-1], step, index))
+                scoring += time.perf_counter() - asked
         join = lambda trees: jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees) if trees else None
         rollout, score = join(rollouts), join(scores)
+        ended = time.perf_counter()
+        self.times = dict(seconds=ended - began)
+        if collect.score is not None:
+            idle = max(self._clock.idle(began, ended), ended - fetched)  # it was done by then, whatever the clock knows
+            self.times |= dict(score_seconds=scoring, score_wait=idle / (ended - began))
         if collect.metrics is not None:
             self.metrics = dict(collect.metrics(rollout, score))
         batches: Sequence[Batch] = collect.batches(rollout, score, step)
@@ -156,6 +180,13 @@ def _cut(batch: Batch, chunks: int) -> dict[str, np.ndarray]:
     return {name: np.reshape(value, (chunks, size // chunks, *value.shape[1:])) for name, value in batch.items()}
 
 
-def make_feed(iterator: Any, method: Method, executor: Any) -> DataFeed | CollectFeed:
-    """The feed a method needs."""
-    return DataFeed(iterator) if method.collect is None else CollectFeed(iterator, method.collect, executor)
+def make_feed(iterator: Any, method: Method, executor: Any, meter: Meter | None = None) -> DataFeed | CollectFeed:
+    """The feed a method needs.
+
+    Args:
+      iterator: of the data.
+      method: which may collect.
+      executor: that of the run.
+      meter: takes note of rollouts.
+    """
+    return DataFeed(iterator) if method.collect is None else CollectFeed(iterator, method.collect, executor, meter)

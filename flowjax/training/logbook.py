@@ -15,12 +15,11 @@ from flowjax.evaluation import run_files
 from flowjax.evaluation.receipts import write_receipt
 from flowjax.evaluation.report import write_report
 from flowjax.training.conditions import pictured_under
-from flowjax.training.executors import JitExecutor
 from flowjax.training.measures import Measuring
-from flowjax.training.plan import update_flops
+from flowjax.training.operations import Meter
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, make_evaluators, sample_picture
-from flowjax.training.speed import data_wait, mfu, peak_flops
+from flowjax.training.speed import data_wait
 from flowjax.training.state import State
 from flowjax.training.update import TIME_BINS
 from flowjax.training.writers import Writers
@@ -71,11 +70,11 @@ class MetricSums:
 class Logbook:
     """The files of one run. Every process calls it, because samples are drawn by all of them; the first one writes."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, meter: Meter):
         self.run, self.config = run, run.config
         self._drawer, self._evaluators, self._measuring = Drawer(run), make_evaluators(run), Measuring(run)
         self._writers = Writers(run.workdir, total_steps=run.config.steps, backends=run.config.writers.to_dict())
-        self.sums = MetricSums()
+        self.sums, self._meter = MetricSums(), meter
         for name in run.method.samplers:  # a sampler that cannot draw is found now, not at the first picture
             self._drawer.check(name)
 
@@ -85,8 +84,6 @@ class Logbook:
         self._aside = self._seconds_before - run_files.seconds_until(self.run.workdir, step, TRAINING)
         self._began = self._last_time = time.perf_counter()
         self._last_step, self._waited = step, 0.0
-        self._device = jax.devices()[0].device_kind
-        self._flops = self._count_flops() if peak_flops(self._device) else None
         self._writers.rewind(step)
         samplers = {
             name: dict(sampler.description, grid_times=sampler.grid)
@@ -108,16 +105,20 @@ class Logbook:
         """Counts time in which the device had nothing to do because a batch was not there yet."""
         self._waited += seconds
 
-    def write_log(self, step: int, more: Mapping[str, float]) -> dict[str, float]:
-        """One line of metrics, averaged since the last one, with `more` of a collection; returns the averages."""
+    def collected(self, *figures: Mapping[str, float]) -> None:
+        """Takes the figures of a rollout; one that nobody knows is left out of the average."""
+        known = {name: value for some in figures for name, value in some.items() if np.isfinite(value)}
+        self.sums.add({f"collect/{name}": np.full(1, value) for name, value in known.items()}, 1)
+
+    def write_log(self, step: int) -> dict[str, float]:
+        """One line of metrics, averaged since the last one; returns the averages."""
         now = time.perf_counter()
         means, by_time = self.sums.flush()
-        means |= {f"collect/{name}": float(value) for name, value in more.items()}
-        updates_per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
-        used = mfu(self._flops, updates_per_second, self._device, jax.device_count())
+        elapsed = now - self._last_time
+        used = self._meter.utilisation(elapsed)
         speed = dict(
-            images_per_second=updates_per_second * self.config.batch_size,
-            data_wait=data_wait(self._waited, now - self._last_time),
+            images_per_second=(step - self._last_step) * self.config.batch_size / max(elapsed, 1e-9),
+            data_wait=data_wait(self._waited, elapsed),
             **({} if used is None else {"mfu": used}),
         )
         self._last_time, self._last_step, self._waited = now, step, 0.0
@@ -156,8 +157,8 @@ class Logbook:
                     self.run, self._drawer, self._evaluators, state.params, step, sampler, self.seconds()
                 )
         with self._set_aside():
-            for found, written in self._measuring.take(state.params, step, self.seconds()):
-                values, receipts = {**values, **found}, [*receipts, *written]
+            found, written = self._measuring.take(state.params, step, self.seconds())
+        values, receipts = {**values, **found}, [*receipts, *written]
         if not values:
             return {}
         self._writers.scalars(step, {f"eval/{metric}": value for metric, value in values.items()})
@@ -187,18 +188,6 @@ class Logbook:
         self._writers.close()
         if self._writers.active:
             write_report(self.run.workdir)
-
-    def _count_flops(self) -> float | None:
-        """Operations a step, averaged over a cycle of all phases; None where there is nothing to count them from.
-
-        Batches of several shapes have several counts, and nothing says here how often each will come: None as well.
-        """
-        executor, method = self.run.executor, self.run.method
-        if not isinstance(executor, JitExecutor) or method.collect is not None or self.run.source.spec.shapes:
-            return None
-        dues = method.cycle()
-        counted = {due: update_flops(self.run, executor, due) for due in set(dues) if due}
-        return sum(counted.get(due, 0.0) for due in dues) / len(dues)
 
     def _write(self, name: str, text: str) -> None:
         if jax.process_index() == 0:

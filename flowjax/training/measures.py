@@ -1,7 +1,7 @@
 """Takes the measures of a method (contract.Measure): figures of a state from samples of its own."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from flowjax.arrays import example_keys
+from flowjax.contract import Measure
 from flowjax.data.pipeline import evaluation_batches
-from flowjax.evaluation import run_files
-from flowjax.evaluation.receipts import make_receipt
 from flowjax.training.conditions import drawn_under
+from flowjax.training.measured import receipt_of
 from flowjax.training.run import Run
 from flowjax.training.state import step_key
 
@@ -30,44 +30,32 @@ class Measuring:
 
     def take(
         self, params: Mapping[str, PyTree], step: int, seconds: float
-    ) -> Iterator[tuple[dict[str, float], list[dict[str, Any]]]]:
-        """Of each measure its figures, named `measure_figure`, and a receipt for each.
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """The figures of all measures, each named `measure_figure`, and a receipt for each.
 
         Args:
           params: role -> parameters.
           step: how many updates made them.
           seconds: how long that took.
         """
-        config = self.run.config
+        values, receipts = {}, []
         for name, measure in self.run.method.measures.items():
-            groups = measure.count // measure.group_size
-            shared = drawn_under(self.run, self.run.default_sampler, groups)
-            conditions = {key: np.repeat(array, measure.group_size, axis=0) for key, array in shared.items()}
-            key, pieces = step_key(config.seed, 0, f"measure/{name}"), []
-            rows = {"row": np.arange(measure.count), **conditions}
-            for batch in evaluation_batches(rows, min(config.evaluation.batch_size, measure.count)):
-                chosen = {name: batch[name] for name in conditions}
-                made = jax.tree.map(np.asarray, self._program(name)(params, chosen, key, batch["row"]))
-                pieces.append(jax.tree.map(lambda leaf, kept=batch["mask"] > 0: leaf[kept], made))
-            joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
-            found = {f"{name}_{figure}": float(value) for figure, value in measure.figures(joined, conditions).items()}
-            yield found, [self._receipt(name, measure.count, *item, step, seconds) for item in found.items()]
+            made, conditions = self._draw(params, name, measure)
+            for figure, value in measure.figures(made, conditions).items():
+                metric, about = f"{name}_{figure}", dict(sampler=name, nfe=None, guidance_scale=None, evaluator=name)
+                values[metric] = float(value)
+                receipts.append(
+                    receipt_of(self.run, metric, value, step, seconds, ema=measure.role, samples=measure.count, **about)
+                )
+        return values, receipts
 
-    def _receipt(self, name: str, count: int, metric: str, value: float, step: int, seconds: float) -> dict[str, Any]:
-        config = self.run.config
-        return make_receipt(
-            metric=metric,
-            value=value,
-            config=config.to_dict(),
-            config_path=run_files.CONFIG,
-            seed=config.seed,
-            images_seen=step * config.batch_size,
-            seconds=seconds,
-            sampler=name,
-            nfe=None,
-            guidance_scale=None,
-            ema=str(config[name].get("role", "student")) if name in config else "student",
-            evaluator=name,
-            samples=count,
-            step=step,
-        )
+    def _draw(self, params: Mapping[str, PyTree], name: str, measure: Measure) -> tuple[PyTree, dict[str, np.ndarray]]:
+        shared = drawn_under(self.run, self.run.default_sampler, measure.count // measure.group_size)
+        conditions = {key: np.repeat(array, measure.group_size, axis=0) for key, array in shared.items()}
+        key, pieces = step_key(self.run.config.seed, 0, f"measure/{name}"), []
+        rows = {"row": np.arange(measure.count), **conditions}
+        for batch in evaluation_batches(rows, min(self.run.config.evaluation.batch_size, measure.count)):
+            chosen = {name: batch[name] for name in conditions}
+            made = jax.tree.map(np.asarray, self._program(name)(params, chosen, key, batch["row"]))
+            pieces.append(jax.tree.map(lambda leaf, kept=batch["mask"] > 0: leaf[kept], made))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces), conditions

@@ -13,10 +13,11 @@ from jaxtyping import PyTree
 from flowjax.config import ConfigError
 from flowjax.data.pipeline import make_iterator
 from flowjax.training.executors import JitExecutor
+from flowjax.training.operations import operations
 from flowjax.training.run import Run
 from flowjax.training.sharding import STACKED_BATCH
 from flowjax.training.state import parameter_count
-from flowjax.training.update import make_dispatch, make_update
+from flowjax.training.update import make_update
 
 
 def batch_shares(run: Run) -> dict[tuple[int, ...], float]:
@@ -59,16 +60,17 @@ def program_shapes(run: Run, executor: JitExecutor, shape: tuple[int, ...]) -> t
 
 
 def update_flops(run: Run, executor: JitExecutor, due: Sequence[str]) -> float:
-    """Floating-point operations of one update over all devices, counted by the compiler before it optimises.
+    """Floating-point operations of one update over all devices (operations.py).
 
     Where examples come in several shapes this is the mean over the run's steps.
-    The body of a loop is counted once, so this lowers the update without micro-batches: they do the same work in parts.
-    A network that scans over its layers is undercounted.
     """
-    program = jax.jit(make_dispatch(make_update(run.method, due), 1))
+    update = make_update(run.method, due)
 
     def count(shape):
-        return float((program.lower(*program_shapes(run, executor, shape)).cost_analysis() or {}).get("flops", np.nan))
+        state, batch, _, root = program_shapes(run, executor, shape)
+        return operations(
+            update, state, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch), root
+        )
 
     return sum(share * count(shape) for shape, share in batch_shares(run).items() if share)
 
@@ -135,7 +137,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         shares = [f"{' x '.join(map(str, shape))} {share:.0%}" for shape, share in report["batches"].items()]
         text.append(f"batches     {', '.join(shares)}: one program each; memory is that of the largest")
     for due, entry in report["updates"].items():
-        text.append(f"update '{due}': {entry['flops']:.3g} floating-point operations a device (compiler's count)")
+        text.append(f"update '{due}': {entry['flops']:.3g} floating-point operations a device")
         if "bytes_peak" in entry:
             text.append(
                 f"  memory a device: {_size(entry['bytes_peak'])} in all, of which {_size(entry['bytes_temporary'])} temporary"

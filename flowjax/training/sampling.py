@@ -19,8 +19,8 @@ from flowjax.config import ConfigError
 from flowjax.data.pipeline import evaluation_batches
 from flowjax.evaluation import EVALUATORS, pictures, run_files
 from flowjax.evaluation.judging import BESIDE, receipt_fields
-from flowjax.evaluation.receipts import make_receipt
 from flowjax.training.conditions import captions_of, drawn_under, pictured_under
+from flowjax.training.measured import receipt_of
 from flowjax.training.run import Run
 from flowjax.training.sharding import BATCH
 from flowjax.training.state import step_key
@@ -195,21 +195,18 @@ def evaluate(
             if metric.endswith(BESIDE):
                 continue
             receipts.append(
-                make_receipt(
-                    metric=metric,
-                    value=float(value),
-                    config=config.to_dict(),
-                    config_path=run_files.CONFIG,
-                    seed=config.seed,
-                    images_seen=step * config.batch_size,
-                    seconds=seconds,
+                receipt_of(
+                    run,
+                    metric,
+                    value,
+                    step,
+                    seconds,
                     sampler=description.get("sampler", sampler),
                     nfe=description.get("nfe"),
                     guidance_scale=None if description.get("guidance") == "none" else description.get("guidance_scale"),
                     ema=average or role,
                     evaluator=name,
                     samples=used,
-                    step=step,
                     **receipt_fields(evaluator, measured, metric),
                     sampling_seconds=drawing,
                     sampler_options=description,

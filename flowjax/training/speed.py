@@ -1,9 +1,8 @@
 """How well the devices are used: model FLOP utilisation, and the share of time that they wait for data.
 
-Model FLOP utilisation is the operations of an update over what the accelerators could do in the time it took.
-
-Peaks are the vendors' dense figures for bfloat16 matrix products. On a device that is not listed (any CPU) there is no
-figure rather than a guess.
+Model FLOP utilisation is the operations of updates and rollouts (operations.py) over what the devices could have done in the
+time these took. Peaks are the vendors' dense figures for bfloat16 matrix products. On a device that is not listed (any CPU)
+there is no figure rather than a guess.
 """
 
 import contextlib
@@ -28,14 +27,6 @@ def peak_flops(device_kind: str) -> float | None:
     """The peak of one device of this kind, by the longest listed name it starts with; None when it is not listed."""
     names = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
     return PEAK_FLOPS[max(names, key=len)] if names else None
-
-
-def mfu(flops: float | None, updates_per_second: float, device_kind: str, devices: int) -> float | None:
-    """Utilisation between 0 and 1; None where operations or peak are unknown."""
-    peak = peak_flops(device_kind)
-    if flops is None or peak is None:
-        return None
-    return flops * updates_per_second / (peak * devices)
 
 
 def data_wait(waited: float, elapsed: float) -> float:

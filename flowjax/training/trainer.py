@@ -17,13 +17,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from flowjax.config import ConfigError, Schedule
+from flowjax.contract import Batch
 from flowjax.training import guard
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.feed import dispatch_length, make_feed
 from flowjax.training.logbook import Logbook
+from flowjax.training.operations import Meter, operations
 from flowjax.training.run import Run
 from flowjax.training.speed import DeviceClock
 from flowjax.training.state import State
+from flowjax.training.update import make_update
 
 IN_FLIGHT = 2  # dispatches whose metrics have not been looked at yet
 RECENT = 4  # batches in the dump of a NaN
@@ -49,8 +52,9 @@ class Trainer:
                 f"be cut. Use {config.steps // self.period * self.period + self.period}."
             )
         self.iterator = run.iterator()
-        self.feed = make_feed(self.iterator, method, run.executor)
-        self.logbook = Logbook(run)
+        self.meter = Meter()
+        self.feed = make_feed(self.iterator, method, run.executor, self.meter)
+        self.logbook = Logbook(run, self.meter)
         self.clock = DeviceClock()
         self.in_flight: collections.deque = collections.deque()
         self.recent: collections.deque = collections.deque(maxlen=RECENT)  # (step, host batch), for the dump of a NaN
@@ -91,9 +95,12 @@ class Trainer:
                 batches = self.feed.take(state, step, count)
                 if self.feed.fetched is not None:
                     self.logbook.waited_for_data(self.clock.idle(*self.feed.fetched))
+                self.logbook.collected(self.feed.metrics, self.feed.times)
                 count = len(batches["mask"])
                 state, metrics = run.executor.run(state, batches, run.method.due(step), count)
                 self.clock.sent(metrics)
+                due = run.method.due(step)
+                self.meter.sent(due, count, batches, lambda due=due, sent=batches: self._operations(due, sent))
                 self.in_flight.append((step, count, batches, metrics))
                 step += count
                 while len(self.in_flight) > IN_FLIGHT:
@@ -106,9 +113,9 @@ class Trainer:
                 if self.is_event(step) or stopping:
                     while self.in_flight:
                         self._look(state)
-                    self._events(step, state, checkpoints)
-                if self.stop_reason and step % self.period == 0 and step < config.steps:
-                    self._stop(step, state, checkpoints)
+                    measured = self._events(step, state, checkpoints)
+                    if self.stop_reason and step % self.period == 0 and step < config.steps:
+                        self._stop(step, state, checkpoints, measured)
             self.logbook.status("finished", step)
         except BaseException as error:
             if not isinstance(error, Stopped):
@@ -121,14 +128,23 @@ class Trainer:
             self.iterator.close()
             self.logbook.close()
             self.clock.close()
+            self.feed.close()
         return state
 
-    def _events(self, step: int, state: State, checkpoints: Checkpoints) -> None:
+    def _operations(self, due: tuple[str, ...], batches: Batch) -> float:
+        """Those of one update on one of the stacked batches, of which each process has a part."""
+        executor, parts = self.run.executor, jax.process_count()
+        shape = lambda array: jax.ShapeDtypeStruct((parts * array.shape[1], *array.shape[2:]), array.dtype)
+        whole = {name: shape(array) for name, array in batches.items()}
+        return operations(make_update(self.run.method, due), executor.abstract, whole, executor.root)
+
+    def _events(self, step: int, state: State, checkpoints: Checkpoints) -> dict[str, float]:
+        """Whatever is due at a step; returns what was measured."""
         logical = self.run.executor.logical(state)
         measured: dict[str, float] = {}
         seen: dict[str, float] = {}
         if self.due("log", step) or step == self.config.steps:
-            seen |= self.logbook.write_log(step, self.feed.metrics)
+            seen |= self.logbook.write_log(step)
         try:
             if self.due("sample", step):
                 self.logbook.write_samples(step, logical)
@@ -140,6 +156,7 @@ class Trainer:
         finally:  # a picture or a measurement that fails must not cost the training behind it
             if self.due("checkpoint", step):
                 self._save(step, state, checkpoints, measured)
+        return measured
 
     def _save(self, step: int, state: State, checkpoints: Checkpoints, measured: dict[str, float]) -> None:
         logical = self.run.executor.logical(state)
@@ -176,9 +193,9 @@ class Trainer:
         except ValueError:  # not the main thread: a notebook's or a test's worker
             return {}
 
-    def _stop(self, step: int, state: State, checkpoints: Checkpoints) -> None:
+    def _stop(self, step: int, state: State, checkpoints: Checkpoints, measured: dict[str, float]) -> None:
         if step not in checkpoints.steps():
-            self._save(step, state, checkpoints, {})
+            self._save(step, state, checkpoints, measured)
         self.logbook.status("stopped", step, f"{self.stop_reason}; the same command goes on from here")
         if jax.process_index() == 0:
             print(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from flowjax.arrays import expand_to
 from flowjax.contract import Batch, Method, Metrics, Params, Phase
 from flowjax.training.state import State, step_key
 
@@ -99,6 +100,12 @@ def phase_gradients(
     # A batch of nothing but padding has no gradient; the maximum keeps it zero instead of 0/0.
     scale = 1.0 / jnp.maximum(total, 1.0)
 
+    # What a masked row holds must not reach the gradient, where 0 times NaN is NaN.
+    counts = batch["mask"] > 0
+    clean = lambda value: jnp.where(jnp.isfinite(value) | expand_to(counts, value), value, jnp.zeros_like(value))
+    real = lambda value: clean(value) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+    batch = {name: real(value) for name, value in batch.items()}
+
     def objective(trained, micro):
         values, metrics = phase.loss({**rest, **trained}, micro, key)
         if values.shape != micro["mask"].shape:
@@ -106,7 +113,7 @@ def phase_gradients(
                 f"A loss must return one value per example: expected shape {micro['mask'].shape}, got {values.shape}. "
                 "Average over the axes of an example, not over the batch."
             )
-        # where, not a product: a padded row that overflowed must not poison the sum.
+        # where, not a product: a padded row whose loss overflowed must not poison the sum.
         weighted = jnp.where(micro["mask"] > 0, micro["mask"] * values, 0.0) * scale
         return jnp.sum(weighted), _summary(values, metrics, micro["mask"], scale)
 

@@ -68,6 +68,9 @@ def test_advantages_by_hand():
     own = group_advantages(rewards, groups, floor=0.0)
     np.testing.assert_allclose(own.values, [-1, 1, 0, 0, 1, -1], rtol=1e-6)
     assert own.flat == pytest.approx(1 / 3)
+    np.testing.assert_allclose(
+        group_advantages(rewards, groups, floor=0.0, unbiased=True).values[:2], own.values[:2] / np.sqrt(2), rtol=1e-6
+    )
     every = group_advantages(rewards, groups, scope="all", floor=0.0)
     np.testing.assert_allclose(every.values, np.array([-1, 1, 0, 0, 5, -5]) / rewards.std(), rtol=1e-6)
     np.testing.assert_allclose(group_advantages(rewards, groups, limit=0.5).values, [-0.5, 0.5, 0, 0, 0.5, -0.5])

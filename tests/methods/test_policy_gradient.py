@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from gaussian_line import GROUP, MEAN, RIGHT, SIZE, STD, Rows, exact, first_batch, slope, train
 
+from flowjax.methods import policy_gradient
 from flowjax.methods.groups import spread
 from flowjax.models import NETWORKS
+from flowjax.samplers.rollouts import step_transitions
 
 STEPS = 8
 
@@ -70,6 +72,23 @@ def test_before_the_first_update_the_ratio_is_one_and_later_it_is_not():
     assert (method.phases["policy"].loss(moved, batch, jax.random.key(0))[1]["divergence"] > 0).all()
 
 
+def test_the_doctor_finds_a_loss_that_scores_steps_at_other_times(monkeypatch):
+    for options in ({}, dict(window=3, window_every=1)):
+        method, executor = made(**options)
+        batch, params, _ = first_batch(method, executor, step=4)
+        found = method.checks["grid"](params, batch, jax.random.key(0))
+        first = 4 if options else 0
+        times = np.linspace(0, 1, STEPS + 1)[first:][: 3 if options else STEPS - 1]
+        assert found.passed and found.detail.endswith(", ".join(f"{t:.4g}" for t in times))
+    shifted = lambda stepper, field, grid, x, first=0: step_transitions(
+        stepper, field, np.asarray(grid) ** 1.1, x, first
+    )
+    monkeypatch.setattr(policy_gradient, "step_transitions", shifted)
+    method, executor = made()
+    batch, params, _ = first_batch(method, executor)
+    assert not method.checks["grid"](params, batch, jax.random.key(0)).passed
+
+
 def test_the_published_divergence_is_that_of_a_step_times_its_length():
     values = {}
     for kind in ("exact", "published"):
@@ -119,9 +138,22 @@ def test_the_window_moves_towards_the_data_and_back_and_a_whole_one_is_none():
         # Points of the exact flow from unit noise have this spread where the window begins.
         spread_there = np.sqrt((1 - path[first]) ** 2 + path[first] ** 2 * STD**2)
         assert np.std(batch["rollout_x"][:, 0]) == pytest.approx(spread_there, rel=0.15)
-    whole, _ = first_batch(*made("mix_grpo", window=STEPS - 1, shared_noise=False, advantage_scope="all"))[:2]
+    whole, _ = first_batch(
+        *made("mix_grpo", window=STEPS - 1, shared_noise=False, advantage_scope="all", advantage_floor=1e-4)
+    )[:2]
     plain, _ = first_batch(*made())[:2]
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6), whole, plain)
+
+
+def test_the_window_of_the_fast_form_begins_at_one_of_the_first_steps_drawn_anew():
+    method, executor = made("flow_grpo_fast", window_drawn=4, updates=2)
+    places = []
+    for step in range(0, 24, 2):
+        batch, params, _ = first_batch(method, executor, step)
+        found = method.checks["grid"](params, batch, jax.random.key(0))
+        assert found.passed and method.checks["ratio"](params, batch, jax.random.key(0)).passed
+        places.append(round(float(found.detail.split("= ")[1].split(",")[0]) * STEPS))
+    assert set(places) <= {0, 1, 2, 3} and len(set(places)) > 2
 
 
 def test_groups_that_teach_nothing_are_left_out():
@@ -156,11 +188,14 @@ def test_the_spread_of_groups_by_hand():
     ("options", "message"),
     [
         (dict(group_size=1), "whole groups of two or more"),
+        (dict(window=2, window_drawn=STEPS), "can begin at 6 places"),
+        (dict(rollout=dict(name="ddim", eta=1.0, steps=4)), "Step 4 of the 4 .* has no noise.*Set last_step='mean'"),
+        (dict(rollout=dict(name="flow_grpo", steps=4, denoise=True)), "which is of whole samplers"),
         (dict(updates=3), "Use a multiple of 96"),
         (dict(clip=0.0), "expected positive numbers"),
         (dict(log_prob="men"), "Did you mean 'mean'"),
         (dict(window=9), "method.window=9 of 7 drawn steps"),
-        (dict(rewards={}), "method.rewards is empty"),
+        (dict(rewards={}), "No reward is named"),
         (dict(rewards=dict(a=dict(name="liner"))), "Did you mean 'linear'"),
         (dict(rewards=dict(a=dict(name="linear", weight=0.0))), "other than zero"),
         (dict(rewards=dict(a=dict(name="quadratic", curvature=0.0))), "expected a positive number"),

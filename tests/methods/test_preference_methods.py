@@ -37,6 +37,8 @@ def test_the_first_gradient_of_preferences_is_the_closed_form(name, share):
     expected = -share * beta * jnp.mean((1 - t * slope(t)) ** 2 * away)
     np.testing.assert_allclose(jax.grad(mean_loss(method, params, batch))(0.0), expected, rtol=1e-4)
     assert method.checks["reference"](params, batch, jax.random.key(1)).passed
+    flat = {**batch, "outcome": jnp.zeros_like(batch["outcome"])}  # no pair is told apart: nothing to hold against it
+    assert method.checks["reference"](params, flat, jax.random.key(1)).passed
     away_from_it = {**params, "student": {"mean": params["student"]["mean"] + 0.3}}
     assert not method.checks["reference"](away_from_it, batch, jax.random.key(1)).passed
 
@@ -164,7 +166,7 @@ def test_every_curve_has_a_reading_and_every_reading_a_curve(name):
         ("dpo", dict(OWN, temperature=0.0), "a temperature above 0"),
         ("kto", dict(OWN, temperature=1.0, group_size=1), "whole groups of two or more"),
         ("dpo", dict(error="men"), "Did you mean 'mean'"),
-        ("kto", dict(weight_good=0.0, weight_bad=0.0), "not both zero"),
+        ("kto", dict(OWN, objective=dict(name="unpaired", weight_good=0.0, weight_bad=0.0)), "not both zero"),
         ("dpo", dict(OWN, rollout=dict(HEUN, role="ema")), "the method itself says who draws"),
         ("dpo", dict(OWN, chunks=2), "nothing to overlap"),
         ("nft", dict(OWN, strength=0.0), "expected positive numbers"),
@@ -177,6 +179,22 @@ def test_every_curve_has_a_reading_and_every_reading_a_curve(name):
 def test_what_cannot_be_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         made(name, **options)
+
+
+def test_what_is_held_against_the_whole_batch_is_not_cut():
+    for changes in (dict(gradient_accumulation=2), dict(parallel="pmap")):
+        with pytest.raises(ValueError, match="compares each example with the whole batch"):
+            made("kto", changes, **OWN)
+        made("dpo", changes, **OWN)
+
+
+def test_samples_whose_worth_nobody_knows_are_never_learnt_from():
+    method, _ = made("nft", **dict(OWN, failures="skip"), updates=4)
+    arrays = {"data": np.zeros((SIZE, 1), np.float32), "row": np.arange(SIZE)}
+    worth = np.ones(SIZE)
+    worth[: SIZE // 4] = np.nan
+    first, second, *_ = method.collect.batches({"batch": arrays, "rewards": {"right": worth}}, None, 0)
+    assert not first["mask"].any() and second["mask"].all()
 
 
 @pytest.mark.parametrize(

@@ -127,9 +127,9 @@ def test_the_pretraining_loss_is_flow_matching_on_the_data():
         ("draft", dict(reward_weight=0.0), "expected above 0"),
         ("draft", dict(rollout=dict(name="dpmpp_2m", steps=4)), "remembers steps"),
         ("draft", dict(rollout=dict(name="dopri5")), "adaptive"),
-        ("draft", dict(rollout=dict(EULER, role="ema")), "draws with the student"),
+        ("draft", dict(rollout=dict(EULER, role="ema")), "is decided already"),
         ("draft", dict(rollout=dict(EULER, guidance=dict(name="cfg", scale=2.0))), "no condition to drop"),
-        ("refl", dict(rewards={}), "method.rewards is empty"),
+        ("refl", dict(rewards={}), "No reward is named"),
         ("draft", dict(rewards=dict(own=dict(name="python", function="math:dist"))), "is scored on the host"),
     ],
 )

@@ -1,5 +1,7 @@
 """Teachers: exact ones answer with the closed form, guided ones with both branches, misfits are refused in words."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 
 from flowjax.config import defaults
 from flowjax.contract import DataSpec
+from flowjax.methods.finished import Finished
 from flowjax.methods.parts import make_setting
-from flowjax.methods.teacher import make_teacher, student_start
+from flowjax.methods.teacher import _check_path, make_teacher, student_start
 from flowjax.paths.oracles import GaussianMixture, ring
 from flowjax.paths.path import make_path
 
@@ -59,6 +62,14 @@ def test_misfits_are_refused():
         make_teacher(dict(name="mixture"), labelled, blind)
     teacher = make_teacher(dict(name="mixture"), plain, setting_of(plain))
     with pytest.raises(ValueError, match="An oracle has no parameters"):
-        student_start("teacher", teacher, setting_of(plain).network)
+        student_start("teacher", teacher, setting_of(plain))
+    run = Finished(defaults(), setting_of(plain), "runs/one:ema")
+    finished = dataclasses.replace(teacher, prediction="data", finished=run)
+    with pytest.raises(ValueError, match="predicts 'velocity' and is to start as its teacher, which predicts 'data'"):
+        student_start("teacher", finished, setting_of(plain))
+    assert set(student_start("fresh", finished, setting_of(plain))) == {"init"}
+    other_path = setting_of(plain, path=dict(name="trigonometric"))
+    with pytest.raises(ValueError, match="trained on the path 'linear' and the student is to learn on 'trigonometric'"):
+        _check_path(make_path("linear"), other_path.path)
     with pytest.raises(ValueError, match="Unknown teacher 'mixtur'"):
         make_teacher(dict(name="mixtur"), plain, setting_of(plain))

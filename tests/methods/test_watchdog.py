@@ -9,10 +9,15 @@ from toys import toy_config
 
 from flowjax.config import ConfigDict
 from flowjax.contract import DataSpec
+from flowjax.methods.watchdog import mean_log_ratio
 from flowjax.models import NETWORKS
 from flowjax.training.run import build_method
 
 HELD = dict(near=dict(name="quadratic", centre=MEAN))
+
+POLICY = dict(
+    method=dict(name="flow_grpo", rewards=RIGHT, rollout=dict(name="flow_grpo", steps=4), group_size=GROUP, clip=0.2)
+)
 
 
 class Source:
@@ -60,6 +65,32 @@ def test_a_mean_that_moved_costs_and_gains_what_it_should(divergence, error):
     assert set(watched(rewards=HELD).readings) >= {f"eval/{name}" for name in found}
 
 
+@pytest.mark.parametrize("shift", [0.3, 0.9, 2.0])
+def test_a_mean_of_log_ratios_with_less_noise_is_right(shift):
+    draw = np.random.default_rng(0).normal(size=(400, 2_000))
+    ratios = shift * draw + shift**2 / 2  # of N(shift, 1) over N(0, 1), at samples of the first
+    found = np.array([mean_log_ratio(ratio) for ratio in ratios])
+    variance = shift**2 - shift**4 / np.expm1(shift**2)  # what the regression on exp(-l) leaves
+    np.testing.assert_allclose(found.mean(), shift**2 / 2, atol=4 * shift / np.sqrt(400 * 2_000) + 2e-3 * shift**2)
+    if shift < 1:  # beyond, exp(-l) has no variance that so few samples would show
+        np.testing.assert_allclose(found.std(), np.sqrt(variance / 2_000), rtol=0.15)
+    assert found.std() < ratios.mean(axis=1).std()
+    assert mean_log_ratio(np.zeros(8)) == 0 and mean_log_ratio(np.full(8, -500.0)) < -400
+
+
+@pytest.mark.parametrize("divergence", [5.0, 20.0, 100.0])
+def test_far_apart_the_mean_of_few_log_ratios_still_is_one(divergence):
+    draw = np.random.default_rng(1).normal(size=(200, 256))
+    found = np.array([mean_log_ratio(np.sqrt(2 * divergence) * row + divergence) for row in draw])
+    assert np.all(found > 0.8 * divergence - 1) and abs(found.mean() / divergence - 1) < 0.1
+
+
+def test_the_divergence_of_a_data_prediction_is_finite():
+    config = dict(name="nft", rewards=RIGHT, rollout=dict(name="heun", steps=4), group_size=GROUP, prediction="data")
+    found = figures(watched(config), 0.1)
+    assert np.isfinite(found["watchdog_divergence"])
+
+
 def test_the_first_model_has_neither_cost_nor_gain():
     found = figures(watched(), 0.0)
     assert found["watchdog_divergence"] == 0 and found["watchdog_gain_right"] == 0
@@ -68,18 +99,24 @@ def test_the_first_model_has_neither_cost_nor_gain():
 @pytest.mark.parametrize(
     ("options", "seen", "reason"),
     [
-        (dict(largest_divergence=2.0), dict(divergence=2.5), "divergence is 2.5, above its limit 2"),
-        (dict(largest_divergence=2.0), dict(divergence=np.nan), "divergence is nan"),
+        (dict(largest_divergence=2.0), dict(divergence=2.5), "watchdog_divergence 2.5, above its limit 2"),
+        (dict(largest_divergence=2.0), dict(divergence=np.nan), "watchdog_divergence nan"),
         (dict(largest_divergence=2.0), dict(divergence=1.9), None),
-        (dict(least_spread=0.5), dict(spread_kept=0.4), "spread_kept is 0.4, below its limit 0.5"),
-        (dict(least_gain=-0.1, rewards=HELD), dict(gain_near=-0.2, gain_right=-9), "gain_near is -0.2, below"),
+        (dict(least_spread=0.5), dict(spread_kept=0.4), "watchdog_spread_kept 0.4, below its limit 0.5"),
+        (dict(least_gain=-0.1, rewards=HELD), dict(gain_near=-0.2, gain_right=-9), "watchdog_gain_near -0.2, below"),
         (dict(least_gain=-0.1, rewards=HELD), dict(gain_near=0.0, gain_right=-9), None),
+        (dict(least_gain=-0.1, rewards=HELD), dict(gain_near=np.nan), None),
         (dict(), dict(divergence=1e9), None),
         (dict(largest_divergence=2.0), dict(), None),
+        (dict(largest_flat=0.9), {"collect/flat": 0.95}, "collect/flat 0.95, above its limit 0.9"),
+        (dict(POLICY, largest_clipped=0.5), {"clipped": 0.6}, "clipped 0.6, above its limit 0.5"),
+        (dict(POLICY, largest_clipped=0.5), {"policy/clipped": 0.6}, "policy/clipped 0.6, above its limit 0.5"),
+        (dict(POLICY, largest_clipped=0.5), {"clipped": 0.4, "collect/flat": 1.0}, None),
     ],
 )
 def test_it_stops_at_its_limits(options, seen, reason):
-    found = watched(**options).watch(1, {f"watchdog_{name}": value for name, value in seen.items()})
+    full = lambda name: name if name.endswith(("clipped", "flat")) else f"watchdog_{name}"
+    found = watched(**options).watch(1, {full(name): value for name, value in seen.items()})
     assert found is None if reason is None else reason in found
 
 
@@ -96,9 +133,10 @@ def test_a_method_without_rewards_is_watched_too():
         (dict(steps=0), "and steps"),
         (dict(divergence="likely"), "Did you mean 'likelihood'"),
         (dict(least_gain=0.0), "names none"),
+        (dict(method=dict(name="flow_matching"), largest_flat=0.9), "measures nothing of the kind"),
         (dict(rewards=RIGHT), "which is a reward of the method"),
         (dict(guidance=dict(name="cfg", scale=2.0)), "no condition to drop"),
-        (dict(guidance=dict(name="autoguidance", scale=2.0, role="ema")), "must not remember|read another"),
+        (dict(guidance=dict(name="autoguidance", scale=2.0, role="ema")), "remembers steps|reads another"),
     ],
 )
 def test_what_it_cannot_watch_is_refused(options, message):

@@ -100,3 +100,9 @@ class Model:
 
 
 not_callable = 3
+
+
+def known_below(samples, cond, least=1.0):
+    """The first number of each sample where that is below `least`; elsewhere nobody knows."""
+    values = first(samples, cond)
+    return np.where(values < least, values, np.nan)

@@ -60,6 +60,25 @@ def test_variance_recursion(name, options, expected):
         assert got == pytest.approx(variance, abs=1.5e-4), (steps, got)
 
 
+@pytest.mark.parametrize("steps", [10, 40])
+@pytest.mark.parametrize("name, noise", [("flow_grpo", 0.7), ("flow_grpo", 2**0.5), ("dance_grpo", 0.3)])
+def test_variance_recursion_to_the_sixth_digit(name, noise, steps):
+    """By the formulas of the publications in float64, turned to t = 1 for data: their s is 1 - t."""
+    variance, h = 1.0, 1.0 / steps
+    for t in np.arange(steps) / steps:
+        marginal = t**2 * 0.3 + (1 - t) ** 2
+        slope = (t * 0.3 - (1 - t)) / marginal  # v = 1.5 + slope (x - 1.5 t), score = -(x - 1.5 t) / marginal
+        if name == "flow_grpo":  # whose g^2 h, infinite at pure noise, is a^2 there
+            squared = noise**2 * (h * (1 - t) / t if t else 1.0)
+        else:
+            squared = noise**2 * h
+        variance = (1 + h * slope - 0.5 * squared / marginal) ** 2 * variance + squared
+    stepper = STEPPERS[name](**{"a" if name == "flow_grpo" else "eta": noise}, last_step="noise")
+    path, oracle = make_path("linear"), gaussian(1.5, 0.3**0.5)
+    got = push(stepper, oracle, path, np.linspace(0, 1, steps + 1), 0.0, 1.0)[1]
+    assert got == pytest.approx(variance, abs=1e-6)
+
+
 def test_flow_grpo_without_noise_is_euler():
     path, oracle = make_path("linear"), gaussian(1.5, 0.3**0.5)
     grid = np.linspace(0, 1, 11)

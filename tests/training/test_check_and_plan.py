@@ -145,6 +145,6 @@ def test_plan_counts_parameters_bytes_and_operations_on_shapes(monkeypatch):
     entry = report["updates"]["flow"]
     # forward and both gradients of every matrix (the first layer needs no gradient of its input), a device's share
     products = 2 * 256 / 8 * sum((2 if n == 0 else 3) * i * o for n, (i, o) in enumerate(widths))
-    assert products < entry["flops"] < 1.6 * products
+    assert entry["flops"] == products
     assert entry["bytes_peak"] >= entry["bytes_temporary"] > 0
     assert not allocated

@@ -1,5 +1,7 @@
 """Dispatch lengths, and training on rollouts: a method that improves its own samples, resumed where a period ends."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,3 +164,29 @@ def test_chunks_are_scored_one_by_one_and_joined_and_the_host_remembers():
     again = make_feed(Settable(), method, JitExecutor(method, toy_config()))
     again.set_state(state)
     assert memory["count"] == 3 * SIZE and again.get_state() == state
+
+
+def test_a_slow_score_is_timed_and_hidden_behind_the_device():
+    """Scores of 50 ms behind rollouts that take longer: the device waits for the last of them alone."""
+    size = 900 if jax.default_backend() == "cpu" else 9000
+    matrix = jnp.eye(size)
+
+    def rollout(params, batch, key):
+        still = jax.lax.fori_loop(0, 4, lambda _, x: x @ matrix, jnp.ones((size, size)))  # keeps the device busy
+        return {"actions": normal_rows(example_keys(key, batch["row"]), (1,)) + 0.0 * still[0, 0]}
+
+    def score(arrays):
+        time.sleep(0.05)
+        return arrays["actions"].sum(-1)
+
+    rows = dict(mask=np.ones(SIZE, np.float32), weight=np.ones(SIZE, np.float32), row=np.arange(SIZE))
+    cut = lambda arrays, scores, step: [dict(data=arrays["actions"], **rows)]
+    method = Method(
+        roles={"policy": Role(init=lambda key: {"mean": jnp.zeros(())}, tx=optax.sgd(0.1))},
+        phases={"imitate": Phase(loss, ("policy",))},
+        collect=Collect(rollout, cut, every=1, score=score, chunks=4),
+    )
+    _, feed = climb(method, 2)  # the first one compiles
+    assert feed.times["seconds"] > feed.times["score_seconds"] >= 4 * 0.05
+    waited = feed.times["score_wait"] * feed.times["seconds"]
+    assert 0.05 <= waited <= feed.times["score_seconds"] - 0.05

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from flowjax.config import ConfigError, load, load_module
+from flowjax.evaluation.run_files import read_lines
 from flowjax.main import main
+from flowjax.training import operations
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
 
@@ -53,8 +55,22 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(base, tmp_path):
     assert "1 in the first update of a period" in (whole / "report.html").read_text()
 
 
+def test_rollouts_are_timed_and_their_operations_counted(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(operations, "peak_flops", lambda device: 1e9)
+    counted, sent = [], operations.Meter.sent
+    note = lambda meter, name, times, *rest: counted.append((name, times)) or sent(meter, name, times, *rest)
+    monkeypatch.setattr(operations.Meter, "sent", note)
+    folder = tuned(base, tmp_path, "", *UNWATCHED)
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if "loss" in line]
+    assert all(line["mfu"] > 0 and 0 < line["collect/seconds"] < line["seconds"] for line in lines)
+    assert counted[:2] == [("rollout", 1), (("policy",), 1)] and len(counted) == 8
+
+
 def test_an_adapter_is_held_to_its_base(base, tmp_path):
-    folder = tuned(base, tmp_path, ",rank=2")
+    watch = ("--config.when.evaluate.at_percent=(100,)", "--config.evaluators={}")
+    folder = tuned(base, tmp_path, ",rank=2", *watch)
+    lines = read_lines(folder / "metrics.jsonl")
+    assert any(line.get("eval/watchdog_divergence", 0.0) > 0 for line in lines)
     jax.tree.map(np.testing.assert_array_equal, role(folder, "base"), role(base, "ema"))
     student, reference = (jax.tree.leaves(role(folder, name)) for name in ("student", "reference"))
     size = lambda leaves: sum(leaf.size for leaf in leaves)
@@ -118,7 +134,7 @@ def test_the_watchdog_measures_as_a_run_is_evaluated_and_stops_it_at_a_limit(bas
     with pytest.raises(SystemExit) as stop:
         main(stopped)
     assert stop.value.code == 143
-    assert "the watchdog's divergence is" in capsys.readouterr().err
+    assert "the watchdog saw watchdog_divergence" in capsys.readouterr().err
     assert Checkpoints(tmp_path / "held" / "checkpoints", read_only=True).latest() == 2
     assert main([config, f"--workdir={tmp_path / 'free'}", "--mode=eval", *evaluated]) == 0
     assert "watchdog_divergence" in capsys.readouterr().out

@@ -1,11 +1,46 @@
-"""Operations of an update, counted by hand; utilisation is arithmetic."""
+"""Operations, counted by hand; utilisation is arithmetic."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from flowjax.config import load
+from flowjax.training import operations as counting
+from flowjax.training.operations import Meter, operations
 from flowjax.training.plan import lines, plan, update_flops
 from flowjax.training.run import Run
-from flowjax.training.speed import mfu, peak_flops
+from flowjax.training.speed import peak_flops
+
+MATRIX, ROWS = jnp.ones((8, 8)), jnp.ones((4, 8))
+PRODUCT = 2 * 4 * 8 * 8
+IMAGES, KERNEL = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+CONVOLUTION = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+
+
+def looped(x):
+    return jax.lax.scan(lambda x, _: (x @ MATRIX, None), x, None, length=10)[0]
+
+
+def strided(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize(
+    "function, arguments, expected",
+    [
+        (looped, (ROWS,), 10 * PRODUCT),
+        (jax.grad(lambda x: looped(x).sum()), (ROWS,), 20 * PRODUCT),
+        (jax.jit(jax.checkpoint(lambda x: jnp.sin(x @ MATRIX) @ MATRIX)), (ROWS,), 2 * PRODUCT),
+        (lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ MATRIX, lambda x: looped(x), x), (ROWS,), 10 * PRODUCT),
+        (lambda x: jax.vmap(lambda row: row @ MATRIX)(x), (ROWS,), PRODUCT),
+        (strided, (IMAGES, KERNEL), CONVOLUTION),
+        # Each gradient of a product has as many operations as the product.
+        (jax.value_and_grad(lambda x: strided(x, KERNEL).sum()), (IMAGES,), 2 * CONVOLUTION),
+        (jax.value_and_grad(lambda kernel: strided(IMAGES, kernel).sum()), (KERNEL,), 2 * CONVOLUTION),
+    ],
+)
+def test_operations_by_hand(function, arguments, expected):
+    assert operations(function, *arguments) == expected
 
 
 def test_an_updates_operations_are_those_of_its_matrices():
@@ -13,19 +48,29 @@ def test_an_updates_operations_are_those_of_its_matrices():
     run = Run(load("configs/points.py:tiny", [f"network.width={width}", f"batch_size={batch}"]))
     layers = [(19, width), (width, width), (width, width), (width, 2)]
     products = 2 * batch * sum((2 if n == 0 else 3) * i * o for n, (i, o) in enumerate(layers))
-    assert products < update_flops(run, run.executor, ("flow",)) < 1.25 * products
+    assert update_flops(run, run.executor, ("flow",)) == products
     halves = Run(
         load("configs/points.py:tiny", [f"network.width={width}", f"batch_size={batch}", "gradient_accumulation=2"])
     )
     assert update_flops(halves, halves.executor, ("flow",)) == update_flops(run, run.executor, ("flow",))
 
 
-def test_utilisation():
+def test_peaks_are_those_of_the_longest_name():
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5p") == 459e12
     assert peak_flops("cpu") is None
-    assert mfu(1e12, 10.0, "NVIDIA A100-SXM4-40GB", 2) == pytest.approx(1e13 / 624e12)
-    assert mfu(1e12, 10.0, "cpu", 2) is None and mfu(None, 10.0, "TPU v4", 1) is None
+
+
+def test_utilisation_is_what_was_sent_over_what_could_be_done(monkeypatch):
+    assert Meter().utilisation(1.0) is None  # nobody knows what a CPU can do
+    peak = 1e6 * jax.device_count()
+    monkeypatch.setattr(counting, "peak_flops", lambda device: 1e6)
+    meter, made = Meter(), []
+    for rows in (ROWS, ROWS, jnp.concatenate([ROWS, ROWS])):
+        meter.sent("loop", 3, {"data": rows}, lambda rows=rows: made.append(1) or operations(looped, rows))
+    assert len(made) == 2  # counted once for each shape
+    assert meter.utilisation(0.5) == pytest.approx(3 * (1 + 1 + 2) * 10 * PRODUCT / (peak * 0.5))
+    assert meter.utilisation(0.5) == 0.0
 
 
 def test_where_examples_have_several_shapes_the_operations_are_their_mean():
