@@ -5,11 +5,14 @@ rather than well, and keeps what it has compiled in a folder that lives as long 
 processes that whole-run tests start, then compile each program once between them.
 """
 
+import gc
 import os
+import pathlib
 import shutil
 import tempfile
 from importlib.metadata import version
 
+import pytest
 from jaxtyping import install_import_hook
 
 # Eight devices share the machine's cores with other tests: one of them may come late to a collective.
@@ -27,6 +30,23 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the workers of pytest-xdist
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 install_import_hook("flowjax", "typecheck.checker")
+
+import jax  # noqa: E402  (the variables above are read when it is imported)
+
+MAPS = pathlib.Path("/proc/self/maps")
+MOST_MAPS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forgets compiled programs once there are many, after a file of tests.
+
+    A program on the CPU holds six maps of memory; Linux grants a process 65,530, and the compiler crashes at the last one.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_unconfigure():
