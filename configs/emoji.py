@@ -22,15 +22,15 @@ TEXTS = {
 }
 # On a CPU; on an accelerator; in a test.
 NETWORKS = {
-    "unet": dict(name="unet", channels=32, multipliers=(1, 2, 3, 3), blocks=1, attention=(8,), head_channels=32),
+    "unet": dict(name="unet", patch=2, channels=32, multipliers=(1, 2, 3), blocks=1, attention=(8,), head_channels=32),
     "dit": dict(name="dit", width=192, depth=8, heads=6, patch=4),
 }
 ACCELERATOR = {
-    "unet": dict(channels=128, multipliers=(1, 2, 3, 4), blocks=2, attention=(16, 8), head_channels=64),
+    "unet": dict(patch=1, channels=128, multipliers=(1, 2, 3, 4), blocks=2, attention=(16, 8), head_channels=64),
     "dit": dict(width=512, depth=12, heads=8),
 }
 TINY = {
-    "unet": dict(channels=8, multipliers=(1, 1), attention=(16,), head_channels=8),
+    "unet": dict(channels=8, multipliers=(1, 1), head_channels=8),
     "dit": dict(width=32, depth=1, heads=2, patch=8),
 }
 
@@ -41,7 +41,7 @@ def get_config(argument: str = "") -> ConfigDict:
     data, text = choose("text", options.text, TEXTS)
     config = defaults()
     config.name = "_".join(["emoji", *({options.text, options.network} - {"minilm", "unet"})])
-    config.steps = 12_000
+    config.steps = 6_000
     config.batch_size = 64
     config.steps_per_dispatch = 10
     config.data, config.text = data, text
@@ -54,7 +54,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.samplers = dict(default=guided)
     config.when.log = schedule(every_steps=200)
     config.when.sample = schedule(at_percent=(2, 5, 10, 25, 50, 75, 100))
-    config.when.evaluate = schedule(at_percent=(25, 50, 100))
+    config.when.evaluate = schedule(at_percent=(50, 100))
     config.when.checkpoint = schedule(every_steps=500, at_percent=(100,))
     config.sample = dict(count=48, prompts=())
     config.evaluation = dict(count=600, batch_size=100)

@@ -24,7 +24,7 @@ from flowjax.models.text import TEXT_ENCODERS, NoText, with_text
 from flowjax.paths.noises import NOISES, Noise
 from flowjax.paths.path import PATHS, GaussianPath
 from flowjax.paths.times import TIMES, TimeDistribution, sample_times, truncated
-from flowjax.paths.weights import WEIGHTS, Weight
+from flowjax.paths.weights import WEIGHTS, Weight, over_times
 from flowjax.rewards import REWARDS, make_rewards
 from flowjax.rewards.selection import best_draw
 from flowjax.samplers.build import make_sampler
@@ -97,11 +97,12 @@ def make_setting(config: ConfigDict, data: DataSpec, prediction: str) -> Setting
         prediction=prediction,
         data=data,
     )
+    times = truncated(build("time distribution", config.time, TIMES, shape=data.seen_shape), path.start, path.end)
     return Setting(
         path=path,
         noise=build("noise", config.noise, NOISES),
-        times=truncated(build("time distribution", config.time, TIMES, shape=data.seen_shape), path.start, path.end),
-        weight=make_weight(config.weight, data),
+        times=times,
+        weight=over_times(make_weight(config.weight, data), times),
         network=network,
         prediction=prediction,
         shape=tuple(data.shape),

@@ -4,10 +4,14 @@ The image goes down through levels of half the side and more channels, and up ag
 reads the output of its partner on the way down. Blocks (models/residual.py) are counted along that way, the middle as one.
 Attention between the cells of the image stands after the blocks of the levels whose height is in `attention`, and, with
 text, cross-attention after it. The last convolution starts at zero, so the network starts as the zero function.
+
+A network whose cells are squares of `patch` x `patch` pixels is the one of an image of so much smaller sides and so many more
+channels (Luhman & Luhman 2022): it costs patch^2 times less, and only its two ends know.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
+from einops import rearrange
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
@@ -45,6 +49,7 @@ class UNet(nn.Module):
     dropout: float
     time_scale: float
     convolution: str
+    patch: int
     dtype: DTypeLike
 
     @nn.compact
@@ -73,7 +78,7 @@ class UNet(nn.Module):
             return AttentionBlock(self.head_channels, self.dtype, name=name)(h, cond)
 
         widths = [self.channels * multiplier for multiplier in self.multipliers]
-        h = convolve(x, self.channels, "input")
+        h = convolve(to_cells(x, self.patch), self.channels, "input")
         skips = [h]
         for level, width in enumerate(widths):
             for index in range(self.blocks):
@@ -109,7 +114,19 @@ class UNet(nn.Module):
 
         h = nn.silu(group_norm(self.dtype, h.shape[-1], "norm")(h)).astype(jnp.float32)
         # The last convolution is in float32: what it writes is the prediction itself.
-        return Convolution(x.shape[-1], zero=True, implementation=self.convolution, name="output")(h)
+        values = self.patch**2 * x.shape[-1]
+        h = Convolution(values, zero=True, implementation=self.convolution, name="output")(h)
+        return from_cells(h, self.patch)
+
+
+def to_cells(x: Float[Array, "b height width c"], patch: int) -> Float[Array, "b h w k"]:
+    """An image of squares of patch x patch pixels, each a cell of patch * patch * c channels."""
+    return rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=patch, q=patch)
+
+
+def from_cells(cells: Float[Array, "b h w k"], patch: int) -> Float[Array, "b height width c"]:
+    """The image of which `to_cells` made these."""
+    return rearrange(cells, "b h w (p q c) -> b (h p) (w q) c", p=patch, q=patch)
 
 
 def unet(
@@ -128,6 +145,7 @@ def unet(
     two_times: bool = False,
     time_scale: float = 1000.0,
     convolution: str = "xla",
+    patch: int = 1,
 ) -> Network:
     """A U-Net.
 
@@ -137,7 +155,7 @@ def unet(
       channels: channels of the first level.
       multipliers: channels of each level over `channels`; one level fewer than these halves the image.
       blocks: residual blocks of a level on the way down; one more on the way up.
-      attention: the heights at which there is attention; () for none, also in the middle.
+      attention: the heights, in cells, at which there is attention; () for none, also in the middle.
       head_channels: channels of an attention head.
       resampling: how an image is halved and doubled: 'block' or 'conv'.
       class_conditional: read cond['label'] where the data have classes.
@@ -147,18 +165,21 @@ def unet(
       two_times: take a second time s.
       time_scale: highest frequency of the time embedding.
       convolution: 'xla' or 'matmul', see models/convolution.py.
+      patch: the side in pixels of a cell of the first level.
     """
     choose("resampling", resampling, RESAMPLINGS)
     choose("convolution", convolution, CONVOLUTIONS)
     if len(data.shape) != 3:
         raise ValueError(f"A U-Net reads images (height, width, channels); the data have shape {data.shape}.")
-    factor = 2 ** (len(multipliers) - 1)
+    if patch < 1:
+        raise ValueError(f"network.patch is {patch}; expected the side of a cell in pixels, 1 or more.")
+    factor = patch * 2 ** (len(multipliers) - 1)
     if data.shape[0] % factor or data.shape[1] % factor:
         raise ValueError(
-            f"{len(multipliers)} levels halve the image {len(multipliers) - 1} times, but {data.shape[:2]} is not "
-            f"divisible by {factor}. Give fewer multipliers or pad the images."
+            f"{len(multipliers)} levels of cells of {patch} x {patch} pixels halve the image {len(multipliers) - 1} times, but "
+            f"{data.shape[:2]} is not divisible by {factor}. Give fewer multipliers or a smaller patch, or pad the images."
         )
-    heights = [data.shape[0] // 2**level for level in range(len(multipliers))]
+    heights = [data.shape[0] // patch // 2**level for level in range(len(multipliers))]
     text = text_conditional and data.text_channels > 0
     if text and not attention:
         raise ValueError("Text is read beside attention, and attention=() has none. Give heights such as (16, 8).")
@@ -182,6 +203,7 @@ def unet(
         dropout,
         time_scale,
         convolution,
+        patch,
         jnp.dtype(dtype),
     )
     conditions = {} if classes is None else {"label": label_condition(classes)}

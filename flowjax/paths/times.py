@@ -7,7 +7,12 @@ of a uniform u. Three operations keep it exact and serve every distribution:
     truncation    t given low <= t <= high:      Q'(u) = Q(F(low) + u mass),  p' = p / mass                    (2)
     strata        u = (pi(row) + U) / B with pi a random permutation of a batch of B: each stratum once        (3)
 
-(3) leaves the law of every single t as it is, and removes the variance between strata from the batch's average.
+(3) leaves the law of every single t as it is, and removes the variance between strata from the batch's average. A law may
+also be no part of the loss at all, but the place where its terms vary most. With `importance` the loss is
+
+    E_{t ~ p}[w(t) l(t) / p(t)] = integral of w(t) l(t) dt    over the support, whatever p is:                     (4)
+
+what an average over uniform times has to be where the weight is that of a bound (Kingma et al. 2021).
 
 | name           | draw                                | reference                                           |
 | uniform        | u                                   |                                                     |
@@ -51,6 +56,7 @@ class TimeDistribution:
       quantile: Q(u), the inverse of F.
       support: the interval that holds all mass.
       stratified: draw one time in each of batch-size equally likely strata: equation (3).
+      importance: the law only says where to look most. Weights are divided by its density: equation (4).
     """
 
     name: str
@@ -59,6 +65,7 @@ class TimeDistribution:
     quantile: Callable[[Times], Times]
     support: tuple[float, float] = (0.0, 1.0)
     stratified: bool = False
+    importance: bool = False
 
 
 def sample_times(
@@ -132,6 +139,7 @@ def _common(
     low: float = 0.0,
     high: float = 1.0,
     stratified: bool = False,
+    importance: bool = False,
     shape: tuple | None = None,
 ) -> TimeDistribution:
     """The options of every distribution: shift first, so that low and high bound the times that are drawn.
@@ -139,7 +147,7 @@ def _common(
     Whoever knows the shape of the data gives it: with shift='resolution' the shift follows from it and base_shape.
     """
     shift = resolved_shift(shift, base_shape, shape)
-    return dataclasses.replace(truncated(shifted(base, shift), low, high), stratified=stratified)
+    return dataclasses.replace(truncated(shifted(base, shift), low, high), stratified=stratified, importance=importance)
 
 
 def _with_common_options(factory: Callable[..., TimeDistribution]) -> Callable[..., TimeDistribution]:

@@ -31,8 +31,10 @@ from jaxtyping import Array, Float
 from flowjax.choices import choose
 from flowjax.paths.path import GaussianPath
 from flowjax.paths.predictions import PREDICTIONS, convert_weight
+from flowjax.paths.times import TimeDistribution
 
 Times = Float[Array, "..."]
+LEAST_DENSITY = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,15 @@ def sigmoid(bias: float = -1.0, per_log_snr: bool = True) -> Weight:
 def cosmap() -> Weight:
     """2 / (pi (t^2 + (1 - t)^2)) on the velocity error: the cosmap times as a weight. Use one of the two."""
     return Weight("cosmap", "velocity", lambda path, t: 2.0 / (math.pi * (t**2 + (1.0 - t) ** 2)))
+
+
+def over_times(weight: Weight, times: TimeDistribution) -> Weight:
+    """The weight that goes with the times a config draws: divided by their density where they have `importance`."""
+    if not times.importance:
+        return weight
+    # Where a density vanishes no time is drawn, but a weight that is asked for there is finite.
+    density = lambda t: jnp.maximum(times.density(t), LEAST_DENSITY)
+    return dataclasses.replace(weight, function=lambda path, t: weight.function(path, t) / density(t))
 
 
 def ramp() -> Weight:

@@ -212,6 +212,8 @@ def test_misuse_is_refused_with_the_fix():
         (DIT | {"heads": 3}, "multiple"),
         (UNET | {"multipliers": (1, 1, 1, 1, 1)}, "divisible"),
         (UNET | {"attention": (16,)}, "none of the heights"),
+        (UNET | {"patch": 3}, "divisible by 6"),
+        (UNET | {"patch": 0}, "1 or more"),
         (UNET | {"resampling": "blok"}, "Did you mean 'block'"),
         ({"name": "mlp", "depth": 0}, "depth"),
         ({"name": "mlp", "activation": "silo"}, "Did you mean 'silu'"),
@@ -233,6 +235,18 @@ def test_a_larger_u_net_and_odd_images_have_the_right_shapes():
         x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
         output = jax.eval_shape(partial(network.apply, cond={}), tree, x, jax.ShapeDtypeStruct((2,), jnp.float32))
         assert output.shape == (2, *shape)
+
+
+def test_a_u_net_of_cells_is_that_of_a_smaller_image_of_more_channels():
+    """The values of a square of pixels, row by row, are the channels of its cell; the parameters are the same."""
+    folds = lambda image: np.stack([image[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=-1)
+    network = build("network", UNET | {"patch": 2}, NETWORKS, data=DataSpec((16, 16, 1)))
+    small = build("network", UNET, NETWORKS, data=DataSpec((8, 8, 4)))
+    tree = perturbed(network)
+    assert jax.tree.map(jnp.shape, tree) == jax.tree.map(jnp.shape, perturbed(small))
+    x, t = jax.random.normal(jax.random.key(3), (2, 16, 16, 1)), jnp.array([0.2, 0.7])
+    found = folds(compile_quickly(network.apply)(tree, x, t, {})[..., 0])
+    np.testing.assert_allclose(found, compile_quickly(small.apply)(tree, folds(x[..., 0]), t, {}), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["unet", "dit", "fit", "mmdit"])

@@ -8,7 +8,8 @@ import pytest
 from flowjax.choices import build
 from flowjax.paths.path import PATHS, linear_path, make_path, vp_path
 from flowjax.paths.predictions import PREDICTIONS, convert, target
-from flowjax.paths.weights import WEIGHTS, loss_weight
+from flowjax.paths.times import TIMES
+from flowjax.paths.weights import WEIGHTS, loss_weight, over_times
 
 SPECS = [dict(name=name) for name in WEIGHTS if name != "uniform"] + [dict(name="uniform", space="v")]
 T = jnp.linspace(0.1, 0.9, 9)
@@ -120,3 +121,18 @@ def test_evidence_is_signal_over_noise_on_the_velocity_and_charges_what_a_diffus
     for other in (path, vp_path()):
         slope = jax.vmap(jax.grad(other.log_snr))(t)
         np.testing.assert_allclose(loss_weight(weight, other, "noise", t), 0.5 * slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("law", [dict(name="beta", a=4.0, b=2.5), dict(name="logit_normal", mean=0.5)])
+def test_with_importance_the_law_of_times_does_not_change_the_loss(law):
+    """The average of w(t) t (1 - t)^2 over equally likely quantiles is its integral: t^2 (1 - t) for the evidence."""
+    path, weight = linear_path(), WEIGHTS["evidence"]()
+    times = build("time", dict(law, high=0.98, importance=True), TIMES)
+    t = times.quantile((jnp.arange(20_000) + 0.5) / 20_000)
+    loss = t * (1 - t) ** 2
+    integral = 0.98**3 / 3 - 0.98**4 / 4
+    found = jnp.mean(loss_weight(over_times(weight, times), path, "velocity", t) * loss)
+    np.testing.assert_allclose(found, integral, rtol=2e-3)
+    plain = build("time", dict(law, high=0.98), TIMES)
+    assert over_times(weight, plain) is weight
+    assert abs(float(jnp.mean(loss_weight(weight, path, "velocity", t) * loss)) - integral) > 0.05 * integral
