@@ -34,7 +34,7 @@ install_import_hook("flowjax", "typecheck.checker")
 import jax  # noqa: E402  (the variables above are read when it is imported)
 
 MAPS = pathlib.Path("/proc/self/maps")
-MOST_MAPS = 30_000
+MOST_MAPS = 12_000
 
 
 @pytest.fixture(scope="module", autouse=True)
