@@ -10,6 +10,7 @@ from flowjax.rewards.pictures import compressibility
 from flowjax.rewards.remote import remote
 from flowjax.rewards.reward import Reward, Rewards, make_rewards
 from flowjax.rewards.scene import scene
+from flowjax.rewards.traced import traced
 
 REWARDS: dict[str, Callable[..., Reward]] = {
     "linear": linear,
@@ -18,6 +19,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "compressibility": compressibility,
     "scene": scene,
     "model": model,
+    "jax": traced,
     "python": python,
     "http": remote,
 }

@@ -8,9 +8,10 @@ A reward reads samples and the conditions they were drawn under, and gives one n
                    several threads, for two chunks of a rollout say, do not disturb each other
 
     method.rewards = dict(
-        right=dict(name="linear", direction=(1.0, 0.0)),
+        far=dict(name="linear", direction=(1.0, 0.0)),
         near=dict(name="quadratic", weight=0.5),
-        liked=dict(name="python", function="my_rewards:liked", processes=4),
+        liked=dict(name="jax", function="my_rewards:liked"),
+        right=dict(name="python", function="my_rewards:Right", processes=4),
     )
 
 Rewards have units of their own. Where there are several, each is divided by its spread within groups before they are weighted

@@ -1,5 +1,6 @@
 """Rewards by hand, and several of them as one number."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,6 +23,31 @@ def test_rewards_by_hand():
     np.testing.assert_allclose(values("brightness"), [1.5, -0.25, 0.0])
     with pytest.raises(ValueError, match=r"direction of shape \(3,\), and an example has \(2,\)"):
         values("linear", direction=(1.0, 0.0, 0.0))
+
+
+def test_a_function_of_ones_own_in_jax():
+    cubed = dict(function="traced_functions:cubed", options=dict(scale=2.0))
+    np.testing.assert_allclose(values("jax", **cubed), [18.0, -1.75, 0.0])
+    near = dict(function="traced_functions:Near", options=dict(place=(1.0, 0.0)))
+    np.testing.assert_allclose(values("jax", **near), [-2.0, -(4.25**0.5), -1.0], rtol=1e-6)
+    reward = REWARDS["jax"](**cubed)
+    worth = lambda samples: jnp.sum(reward.value({}, samples, {"label": jnp.arange(3)}))
+    np.testing.assert_allclose(jax.jit(jax.grad(worth))(SAMPLES), 6 * SAMPLES**2, rtol=1e-6)
+    assert reward.differentiable and not REWARDS["jax"](**cubed, differentiable=False).differentiable
+
+
+@pytest.mark.parametrize("name, message", [("on_the_host", "name='python'"), ("decides", "decides by a value")])
+def test_a_function_that_needs_the_numbers_is_told_from_one_in_jax(name, message):
+    reward = REWARDS["jax"](function=f"traced_functions:{name}")
+    with pytest.raises(ValueError, match=message):
+        jax.jit(lambda samples: reward.value({}, samples, {}))(SAMPLES)
+
+
+def test_a_function_in_jax_gives_one_number_for_each_sample():
+    with pytest.raises(ValueError, match=r"shape \(3, 1\) for 3 samples"):
+        values("jax", function="traced_functions:column")
+    with pytest.raises(ValueError, match="Did you mean 'cubed'"):
+        REWARDS["jax"](function="traced_functions:cubes")
 
 
 def test_one_reward_keeps_its_units_and_several_are_measured_by_their_spread():
