@@ -90,10 +90,12 @@ def test_students_of_pictures_are_measured_and_their_updates_timed(tmp_path):
 @pytest.mark.slow
 def test_students_are_trained_on_seeds_in_two_precisions(tmp_path):
     chosen = ["--only", "method=direct,weights=even*", "--parts", "stability"]
-    assert script("distillation").main(["--tiny", *chosen, "--work", str(tmp_path)]) == 0
+    distillation = script("distillation")
+    distillation.SEEDS = distillation.SEEDS[:2]
+    assert distillation.main(["--tiny", *chosen, "--work", str(tmp_path)]) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["precision"], r["seed"]): r["value"] for r in receipts if r["metric"] == "sliced_w2_ratio"}
-    assert len(values) == len(set(values.values())) == 6 and min(values.values()) > 0
+    assert len(values) == len(set(values.values())) == 4 and min(values.values()) > 0
 
 
 def test_every_published_student_is_near_the_truth_in_one_step():
@@ -164,7 +166,7 @@ def test_tuning_is_held_against_the_frontier(tmp_path):
 @pytest.mark.slow
 def test_pictures_are_tuned(tmp_path):
     teacher = tmp_path / "teacher"
-    assert main(["--config=configs/shapes.py:tiny", f"--workdir={teacher}", "--config.writers.tensorboard=False"]) == 0
+    assert main(["--config=configs/shapes.py:tiny,network=dit", f"--workdir={teacher}", "--config.writers.tensorboard=False"]) == 0
     arguments = ["--tiny", "--teacher", str(teacher), "--work", str(tmp_path), "--parts", "flow_grpo"]
     assert script("preference", "shapes").main(arguments) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
