@@ -29,25 +29,29 @@ from flowjax.paths.oracles import GaussianMixture, ring
 
 MIXTURE = dict(modes=4, radius=1.5, std=0.3, weights="uneven")
 REWARDS = {"linear": linear_reward(jnp.array([1.0, 0.0])), "quadratic": distance_reward(jnp.zeros(2))}
-# Comparisons of samples of the reference, as people would choose, their evidence averaged over many times and noises.
+# How firmly the reference holds, where a method can be told: a quadratic reward gains half as much at a divergence.
+FIRMNESS = {"linear": 1.0, "quadratic": 0.25}
+# Comparisons of samples of the reference, as people would choose. Their evidence is averaged over many times and noises, and
+# looked at most where it varies most: where modes are decided.
 AVERAGED = dict(
-    method=dict(draws=16, policy="reference", temperature=1.0, group_size=2),
+    method=dict(draws=32, policy="reference", temperature=1.0, group_size=2),
     weight=dict(name="evidence"),
-    time=dict(name="uniform", high=0.98),
+    time=dict(name="beta", a=4.0, b=2.5, high=0.98, importance=True),
+    optimizer=dict(learning_rate=5e-4),
 )
-# case -> argument of the config, and overrides: as published where one is named so.
-CASES: dict[str, tuple[str, dict]] = {
-    "flow_grpo": ("method=flow_grpo", {}),
-    "dance_grpo": ("method=dance_grpo", {}),
-    "mix_grpo": ("method=mix_grpo", {}),
-    "nft": ("method=nft", dict(method=dict(adaptive=False, highest=0.97, slope=1.0))),
-    "nft_published": ("method=nft,updates=60", {}),
-    "dpo": ("method=dpo,hold=2.0", AVERAGED),
-    "dpo_published": ("method=dpo,hold=1.0,updates=120", {}),
-    "kto": ("method=kto,hold=2.0", AVERAGED),
-    "refl": ("method=refl,hold=1.0", {}),
-    "draft": ("method=draft,hold=1.0", dict(method=dict(steps=20))),
-    "best_of": ("method=best_of", {}),
+# case -> argument of the config, hold before FIRMNESS, and overrides: as published where one is named so.
+CASES: dict[str, tuple[str, float | None, dict]] = {
+    "flow_grpo": ("method=flow_grpo", 1.0, {}),
+    "dance_grpo": ("method=dance_grpo", 1.0, {}),
+    "mix_grpo": ("method=mix_grpo", 1.0, {}),
+    "nft": ("method=nft", 1e-4, dict(method=dict(adaptive=False, highest=0.97, slope=1.0))),
+    "nft_published": ("method=nft,updates=60", 1e-4, {}),
+    "dpo": ("method=dpo", 2.0, AVERAGED),
+    "dpo_published": ("method=dpo,updates=120", 1.0, {}),
+    "kto": ("method=kto", 2.0, AVERAGED),
+    "refl": ("method=refl", 1.0, {}),
+    "draft": ("method=draft", 1.0, dict(method=dict(steps=20))),
+    "best_of": ("method=best_of", None, {}),
 }
 STEPS, BATCH, COUNT = 600, 512, 8192
 MEASURED = (5, 15, 35, 60, 100)  # percent of the run
@@ -59,7 +63,7 @@ def flat(changes: Mapping, prefix: str = "--config.") -> list[str]:
     """Overrides of the command line; a spec replaces the one that is there."""
     found = []
     for key, value in changes.items():
-        if isinstance(value, Mapping) and key == "method":
+        if isinstance(value, Mapping) and key in ("method", "optimizer"):
             found += flat(value, f"{prefix}{key}.")
         else:
             found.append(f"{prefix}{key}={dict(value) if isinstance(value, Mapping) else value!r}")
@@ -87,7 +91,8 @@ def part(reward: str):
 
 def tuned(options: argparse.Namespace, reward: str, case: str, seed: int):
     """The folder of a run, trained unless it is finished."""
-    argument, changes = CASES[case]
+    argument, hold, changes = CASES[case]
+    argument += f",hold={hold * FIRMNESS[reward]}" if hold is not None else ""
     argument = f"run={options.work / 'base'},reward={reward},held=none,divergence=0,spread=0,{argument}"
     if "updates=" not in argument:
         argument += f",updates={STEPS}"
