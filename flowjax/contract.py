@@ -94,6 +94,11 @@ class Phase:
         """Whether this phase runs at a step."""
         return step >= self.start and step % self.every == self.offset
 
+    @property
+    def first(self) -> int:
+        """The first step at which this phase runs."""
+        return self.start + (self.offset - self.start) % self.every
+
     def updates(self, steps: int) -> int:
         """At how many of the first `steps` steps this phase runs."""
         before = lambda count: max(0, -(-(count - self.offset) // self.every))
@@ -294,6 +299,16 @@ class Method:
             )
         if phase.start < 0:
             raise ValueError(f"Phase '{name}' starts at step {phase.start}. Use 0, the first step, or a later one.")
+
+    def check_length(self, steps: int) -> None:
+        """Refuses a run of so many steps that would end before every phase has had its turn."""
+        for name, phase in self.phases.items():
+            if phase.first >= steps:
+                raise ValueError(
+                    f"Phase '{name}' would never run: it is first due at step {phase.first} (start={phase.start}, "
+                    f"every={phase.every}, offset={phase.offset}), and the run has steps 0 to {steps - 1}. Use more than "
+                    f"{phase.first} steps, or let the phase begin earlier: the method's options say when."
+                )
 
     def due(self, step: int) -> tuple[str, ...]:
         """The names of the phases that run at a step, in order."""

@@ -68,3 +68,16 @@ def test_updates_are_counted_as_they_are_due(every, offset, start):
     assert all(method.updates_of("student", n) == n + sum(due[:n]) for n in range(40))
     assert method.due_sets() == {method.due(step) for step in range(40)}
     assert method.cycle() == [method.due(start + step) for step in range(every)]
+    assert late.first == due.index(True)
+
+
+@pytest.mark.parametrize("every, offset, start, first", [(1, 0, 7, 7), (5, 4, 0, 4), (5, 1, 7, 11), (3, 0, 9, 9)])
+def test_a_phase_whose_turn_lies_behind_the_end_of_the_run_is_refused(every, offset, start, first):
+    late = Phase(LOSS, ("student",), every=every, offset=offset, start=start)
+    method = Method(dict(student=STUDENT), dict(FIT, late=late))
+    method.check_length(first + 1)
+    message = (
+        f"'late' would never run: .* due at step {first} .* has steps 0 to {first - 1}. Use more than {first} steps"
+    )
+    with pytest.raises(ValueError, match=message):
+        method.check_length(first)

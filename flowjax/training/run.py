@@ -32,6 +32,7 @@ def build_method(config: ConfigDict, source: Any) -> Method:
     try:
         method = build("method", config.method, METHODS, config=config, data=source.spec)
         method = with_watchdog(with_restored(method, config.restore.to_dict()), config, source.spec)
+        method.check_length(config.steps)
         return with_lora(method, config.lora)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error

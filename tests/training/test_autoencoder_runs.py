@@ -88,3 +88,9 @@ def test_a_flow_learns_its_latents_and_is_judged_by_decoded_images(trained, tmp_
     assert flowjax(workdir, *FLOW, *arguments, argument=f"tiny,latents={trained}") == 0
     assert np.load(tmp_path / "images.npz")["samples"].shape == (10, 8, 8, 1)
     assert (trained / "moments" / "header.json").is_file()
+
+
+def test_an_adversary_that_would_enter_after_the_end_is_refused_before_anything_is_written(tmp_path, capsys):
+    assert flowjax(tmp_path / "run", *SMALL, "--config.steps=6", "--config.method.adversarial_start=6") == 2
+    assert "Phase 'discriminator' would never run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
