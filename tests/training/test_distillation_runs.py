@@ -19,7 +19,12 @@ SHORT = {
     "rectified_diffusion": ["--config.method.teacher_steps=4"],
     "annealed_reflow": ["--config.method.teacher_steps=4"],
     "boot": [],
-    "perflow": ["--config.method.teacher_steps=2"],
+    "perflow": [
+        "--config.method.teacher_steps=2",
+        "--config.method.updates=2",
+        "--config.method.told=True",
+        "--config.network.two_times=True",
+    ],
 }
 
 
