@@ -3,7 +3,8 @@ r"""Multi-head attention, softmax(q k^T / sqrt(d)) v, to oneself or to the token
 The logits and the softmax are computed in float32 whatever the type of the rest (the sum over keys is where bfloat16
 loses digits). The formulation is two dot products and a softmax in plain operations: jax.jvp goes through it exactly,
 forward and reverse, in every type, which fused kernels do not offer. On a CPU it loses
-nothing by that: experiments/bench has its time beside that of jax.nn.dot_product_attention.
+nothing by that: experiments/bench has its time beside that of jax.nn.dot_product_attention. The logits take memory with the
+square of the tokens; where that is too much, `chunk` computes the same in pieces (chunked_attention.py).
 
 Cross-attention reads tokens [b, l, c] under a mask [b, l]. One learned token, always visible, stands beside them: an
 example whose mask is False everywhere (its text was dropped) attends to that token alone, so the null text is learned
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from flowjax.models.chunked_attention import attend_in_chunks
 from flowjax.models.dense import Dense
 from flowjax.models.positions import Rotation, rotate
 
@@ -25,14 +27,28 @@ def attend(
     keys: Float[Array, "b m h d"],
     values: Float[Array, "b m h d"],
     mask: Bool[Array, "b m"] | None = None,
+    chunk: int = 0,
 ) -> Float[Array, "b n h d"]:
-    """softmax(q k^T / sqrt(d)) v for each head; keys whose mask is False have weight zero (Vaswani et al. 2017)."""
+    """softmax(q k^T / sqrt(d)) v for each head; keys whose mask is False have weight zero (Vaswani et al. 2017).
+
+    With a `chunk`, more keys than that are met so many at a time.
+    """
+    if 0 < chunk < keys.shape[1]:
+        return attend_in_chunks(queries, keys, values, mask, chunk)
     queries = queries * (queries.shape[-1] ** -0.5)
     logits = jnp.einsum("bnhd,bmhd->bhnm", queries, keys, preferred_element_type=jnp.float32)
     if mask is not None:
         logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, values)
+
+
+def check_chunk(chunk: int) -> None:
+    """Refuses a network's option attention_chunk that is no number of tokens."""
+    if chunk < 0:
+        raise ValueError(
+            f"attention_chunk is {chunk}; expected how many tokens meet at a time, such as 512, or 0 for all at once."
+        )
 
 
 class RMSNorm(nn.Module):
@@ -78,12 +94,14 @@ class Attention(nn.Module):
       heads: number of heads; it divides c.
       qk_norm: how queries and keys are normalised: 'none', 'rms' or 'layer'.
       zero_output: start the output layer at zero, so that a residual block starts as the identity.
+      chunk: how many keys are met at a time, where there are more; 0 for all.
       dtype: the type it computes in.
     """
 
     heads: int
     qk_norm: str = "none"
     zero_output: bool = False
+    chunk: int = 0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -110,6 +128,6 @@ class Attention(nn.Module):
         queries, keys = normalise(queries, self.qk_norm, "query_norm"), normalise(keys, self.qk_norm, "key_norm")
         if rotation is not None:
             queries, keys = rotate(queries, rotation), rotate(keys, rotation)
-        mixed = attend(queries, keys, values, mask).reshape(tokens.shape)
+        mixed = attend(queries, keys, values, mask, self.chunk).reshape(tokens.shape)
         output_init = nn.initializers.zeros if self.zero_output else init
         return Dense(size, kernel_init=output_init, dtype=self.dtype, name="output")(mixed)

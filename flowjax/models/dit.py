@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Key
 from flowjax.arrays import keep_visible
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
-from flowjax.models.attention import QK_NORMS, Attention
+from flowjax.models.attention import QK_NORMS, Attention, check_chunk
 from flowjax.models.dense import Dense
 from flowjax.models.embeddings import ConditionEmbedding, Dropout
 from flowjax.models.feed_forward import FEED_FORWARDS, feed_forward
@@ -59,6 +59,7 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: float
     qk_norm: str
+    attention_chunk: int
     feed_forward: str
     modulation_rank: int | None
     dropout: float
@@ -79,11 +80,13 @@ class Block(nn.Module):
         norm = lambda h: layer_norm(h, self.dtype)
         modulation = Modulation(6, size, self.modulation_rank, self.dtype, name="modulation")
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation(embedding, shared)
-        attention = Attention(self.heads, self.qk_norm, dtype=self.dtype, name="attention")
+        attention = Attention(self.heads, self.qk_norm, chunk=self.attention_chunk, dtype=self.dtype, name="attention")
         mixed = attention(modulate(norm(x), shift_1, scale_1), mask=visible, rotation=rotation)
         x = x + gate_1[:, None] * Dropout(self.dropout, name="attention_dropout")(mixed, keys)
         if "text" in cond:
-            cross = Attention(self.heads, self.qk_norm, zero_output=True, dtype=self.dtype, name="cross_attention")
+            cross = Attention(
+                self.heads, self.qk_norm, True, self.attention_chunk, dtype=self.dtype, name="cross_attention"
+            )
             x = x + cross(norm(x), cond["text"], cond["text_mask"])
         normed = modulate(norm(x), shift_2, scale_2)
         hidden = feed_forward(normed, self.feed_forward, self.mlp_ratio, self.dropout, keys, self.dtype)
@@ -100,6 +103,7 @@ class DiT(nn.Module):
     num_classes: int | None
     mlp_ratio: float
     qk_norm: str
+    attention_chunk: int
     feed_forward: str
     modulation: str
     modulation_rank: int
@@ -153,6 +157,7 @@ class DiT(nn.Module):
                 self.heads,
                 self.mlp_ratio,
                 self.qk_norm,
+                self.attention_chunk,
                 self.feed_forward,
                 rank,
                 self.dropout,
@@ -175,6 +180,7 @@ def dit(
     patch: int = 2,
     mlp_ratio: float = 4.0,
     qk_norm: str = "none",
+    attention_chunk: int = 0,
     feed_forward: str = "gelu",
     modulation: str = "full",
     modulation_rank: int = 0,
@@ -205,6 +211,8 @@ def dit(
       patch: side of a patch; it divides height and width.
       mlp_ratio: hidden units of a block's feed-forward part over width (2/3 of that for 'swiglu').
       qk_norm: normalise queries and keys: 'none', 'rms' or 'layer'.
+      attention_chunk: how many tokens meet how many at a time, where the square of all is too much for the memory; 0 for all
+        at once. See chunked_attention.py.
       feed_forward: 'gelu' or 'swiglu'.
       modulation: 'full' or 'lora', see modulation.py.
       modulation_rank: rank of a block's correction with 'lora'; 0 for width / 4.
@@ -228,6 +236,7 @@ def dit(
     if width % heads or width % 4:
         raise ValueError(f"The width {width} must be a multiple of 4 and of the number of heads, {heads}.")
     choose("qk_norm", qk_norm, QK_NORMS)
+    check_chunk(attention_chunk)
     choose("feed_forward", feed_forward, FEED_FORWARDS)
     choose("modulation", modulation, MODULATIONS)
     if modulation_rank and modulation != "lora":
@@ -257,6 +266,7 @@ def dit(
         classes,
         mlp_ratio,
         qk_norm,
+        attention_chunk,
         feed_forward,
         modulation,
         modulation_rank or width // 4,

@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
-from flowjax.models.attention import QK_NORMS, Attention, attend, heads_of, normalise
+from flowjax.models.attention import QK_NORMS, Attention, attend, check_chunk, heads_of, normalise
 from flowjax.models.dense import Dense
 from flowjax.models.embeddings import ConditionEmbedding, Dropout, coordinate_features, position_features
 from flowjax.models.feed_forward import feed_forward
@@ -67,7 +67,7 @@ class JointBlock(nn.Module):
     """One block of both streams; the text comes out of the last one as None.
 
     Attributes:
-      heads, mlp_ratio, qk_norm, dropout, dtype: see `mmdit`.
+      heads, mlp_ratio, qk_norm, attention_chunk, dropout, dtype: see `mmdit`.
       last: whether the text is read for the last time.
       dual: whether the image also attends to itself alone.
     """
@@ -75,6 +75,7 @@ class JointBlock(nn.Module):
     heads: int
     mlp_ratio: float
     qk_norm: str
+    attention_chunk: int
     dropout: float
     last: bool
     dual: bool
@@ -126,14 +127,20 @@ class JointBlock(nn.Module):
         )
         if self.dual:  # added after the joint projections have read the image, beside what the joint attention adds
             shift, scale, gate = image_gates[4:]
-            attention = Attention(self.heads, self.qk_norm, dtype=self.dtype, name="image_attention")
+            attention = Attention(
+                self.heads, self.qk_norm, chunk=self.attention_chunk, dtype=self.dtype, name="image_attention"
+            )
             image = image + gate[:, None] * attention(modulate(norm(image), shift, scale))
         shift, scale, *text_gates = modulation(2 if self.last else 6, "text")
         parts = ("key", "value") if self.last else ("query", "key", "value")
         *text_queries, text_keys, text_values = project(modulate(norm(text), shift, scale), parts, "text")
         join = lambda *streams: jnp.concatenate(streams, axis=1)
         mixed = attend(
-            join(queries, *text_queries), join(image_keys, text_keys), join(image_values, text_values), visible
+            join(queries, *text_queries),
+            join(image_keys, text_keys),
+            join(image_values, text_values),
+            visible,
+            self.attention_chunk,
         )
         mixed = mixed.reshape(*mixed.shape[:2], size)
         image = finish(image, mixed[:, :cells], image_gates[:4], "image")
@@ -151,6 +158,7 @@ class MMDiT(nn.Module):
     num_classes: int | None
     mlp_ratio: float
     qk_norm: str
+    attention_chunk: int
     dual_blocks: int
     position_grid: int
     remat: bool
@@ -196,6 +204,7 @@ class MMDiT(nn.Module):
                 self.heads,
                 self.mlp_ratio,
                 self.qk_norm,
+                self.attention_chunk,
                 self.dropout,
                 index + 1 == self.depth,
                 index < self.dual_blocks,
@@ -217,6 +226,7 @@ def mmdit(
     patch: int = 2,
     mlp_ratio: float = 4.0,
     qk_norm: str = "rms",
+    attention_chunk: int = 0,
     dual_blocks: int = 0,
     position_grid: int = 0,
     class_conditional: bool = True,
@@ -237,6 +247,8 @@ def mmdit(
       patch: side of a patch; it divides height and width.
       mlp_ratio: hidden units of a feed-forward part over width.
       qk_norm: normalise queries and keys: 'none' (SD3), 'rms' (SD3.5) or 'layer'.
+      attention_chunk: how many tokens meet how many at a time, where the square of all is too much for the memory; 0 for all
+        at once. See chunked_attention.py.
       dual_blocks: how many of the first blocks have a second attention, of the image to itself (SD3.5-M: 13).
       position_grid: side of the table of positions of which an image sees the middle (SD3: 192); 0 for positions
         that start at the corner.
@@ -259,6 +271,7 @@ def mmdit(
     if not 0 <= dual_blocks <= depth:
         raise ValueError(f"dual_blocks={dual_blocks} must lie between 0 and the depth, {depth}.")
     choose("qk_norm", qk_norm, QK_NORMS)
+    check_chunk(attention_chunk)
     classes = data.num_classes if class_conditional else None
     module = MMDiT(
         width,
@@ -269,6 +282,7 @@ def mmdit(
         classes,
         mlp_ratio,
         qk_norm,
+        attention_chunk,
         dual_blocks,
         position_grid,
         remat,
