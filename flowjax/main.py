@@ -114,13 +114,14 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # JAX raises whatever its plugins do
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return _refuse(f"--platform={options.platform or 'default'} is not available here: {reason}", 2)
-    from flowjax import modes
+    from flowjax import disk, modes
     from flowjax.training.checkpoints import CheckpointError
     from flowjax.training.guard import NotFinite
 
     workdir = pathlib.Path(options.workdir or os.path.join("runs", config.name))
     try:
-        return modes.MODES[options.mode](config, workdir, options) or 0
+        with disk.told(workdir):
+            return modes.MODES[options.mode](config, workdir, options) or 0
     except (ConfigError, CheckpointError, NotFinite) as error:
         return _refuse(f"{error}{_leftover(str(error), overrides)}", 2 if isinstance(error, ConfigError) else 1)
     except ImportError as error:

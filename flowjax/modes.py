@@ -7,6 +7,7 @@ import time
 import numpy as np
 from ml_collections import ConfigDict
 
+from flowjax import disk
 from flowjax.choices import choose
 from flowjax.config import ConfigError, refuse_another_run
 from flowjax.training.combination import combined
@@ -41,7 +42,8 @@ def sample_mode(config: ConfigDict, workdir: pathlib.Path, options: argparse.Nam
     if options.out:
         captions = captions_of(run.source, conditions)
         texts = {} if captions is None else {"captions": np.array(captions)}
-        np.savez(options.out, samples=samples, **conditions, **texts)
+        with disk.told(options.out):
+            np.savez(options.out, samples=samples, **conditions, **texts)
         print(f"arrays: {options.out}")
     return 0
 

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "flowjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Room -> the rooms it may import. The foundation (contract, arrays, choices, threefry) is open to all and imports no room.
-FOUNDATION = {"contract", "arrays", "choices", "threefry"}
+FOUNDATION = {"contract", "arrays", "choices", "disk", "threefry"}
 SIDE = {"data", "evaluation"}
 FLOORS = {
     "paths": set(),

@@ -13,7 +13,6 @@ memory on a full disk kills the process), so a full disk is an error with a mess
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import functools
 import json
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from flowjax import disk
 from flowjax.contract import DataSpec
 from flowjax.data.fingerprints import source_fingerprint, tree_hash
 
@@ -277,7 +277,7 @@ def _full_disk(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not disk.is_full(error):
             raise
         raise CacheError(
             f"The disk is full while the cache {folder} is built. What was encoded is kept in {_partial(folder)}: make room "

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from flowjax import disk
 from flowjax.choices import build
 from flowjax.data.comparisons import FILE, OUTCOMES
 from flowjax.data.sources import Source
@@ -97,8 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"'{wrong[0]}' is no option=value." if wrong else f"--count is {given.count}.")
         spec = {"name": given.source, **{name: value_of(text) for name, _, text in pairs}}
         source = build("data source", spec, SOURCES, seed=given.seed, total_steps=1)
-        written = write_comparisons(source, given.folder, given.count, given.split, given.seed)
-    except (ValueError, TypeError) as error:
+        with disk.told(given.folder):
+            written = write_comparisons(source, given.folder, given.count, given.split, given.seed)
+    except (ValueError, TypeError, disk.DiskFull) as error:
         print(f"flowjax: {error}", file=sys.stderr)
         return 2
     print(f"{given.count} comparisons: {written}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import absl.logging
 
+from flowjax import disk
 from flowjax.evaluation import run_files, tables
 from flowjax.evaluation.receipts import read_receipts
 
@@ -54,7 +55,11 @@ def run_parts(
     (options.out / "receipts").mkdir(parents=True, exist_ok=True)
     for part in options.parts:
         began = time.perf_counter()
-        parts[part](options)
+        try:
+            parts[part](options)
+        except disk.DiskFull as error:
+            print(f"{part}: {error} Make room, then the same command goes on.", file=sys.stderr)
+            return 1
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
     readme = options.out / "README.md"
     return tables.main(["--partial", str(readme)]) if readme.exists() else 0

@@ -1,9 +1,8 @@
 """The files of a run directory: their names, and lines of JSON that survive a kill.
 
-A process can die between any two bytes. So a log is appended line by line, a reader drops a torn last line, and every
-file that is replaced as a whole is first written beside itself and then renamed, which the file system does at once
-or not at all. Strict JSON has no NaN: non-finite numbers are written as the words "NaN", "Infinity" and "-Infinity",
-which `float()` reads back.
+A process can die between any two bytes, and a disk can be full at any of them. So a log is appended line by line, a
+reader drops a torn last line, and every file that is replaced is replaced as a whole. Strict JSON has no NaN: non-finite
+numbers are written as the words "NaN", "Infinity" and "-Infinity", which `float()` reads back.
 """
 
 import json
@@ -12,6 +11,9 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from flowjax import disk
+from flowjax.disk import write_atomically
 
 METRICS = "metrics.jsonl"
 BY_TIME = "by_time.jsonl"
@@ -52,15 +54,6 @@ def number(value: Any) -> float | None:
     if isinstance(value, (int, float)):
         return float(value)
     return float(value) if value in ("NaN", "Infinity", "-Infinity") else None
-
-
-def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a file as a whole: a reader sees the old content or the new one, never a part."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(beside, path)
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -109,7 +102,7 @@ def seconds_until(workdir: str | os.PathLike, step: int, what: str = "seconds") 
 
 
 class LineFile:
-    """An append-only file of JSON objects with a `step`, flushed line by line, that a resumed run can rewind."""
+    """An append-only file of JSON objects with a `step`, whole line by whole line, that a resumed run can rewind."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
@@ -119,10 +112,17 @@ class LineFile:
             self._keep(read_lines(self.path))
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Writes one line and hands it to the operating system at once."""
+        """Hands one line to the operating system at once; what a full disk takes of it is cut off again."""
         if self._file is None:
-            self._file = self.path.open("a", buffering=1)
-        self._file.write(json.dumps(plain(line)) + "\n")
+            self._file = self.path.open("ab", buffering=0)
+        start, content = self._file.tell(), (json.dumps(plain(line)) + "\n").encode()
+        try:
+            with disk.told(self.path):
+                while content:
+                    content = content[self._file.write(content) :]
+        except disk.DiskFull:
+            self._file.truncate(start)
+            raise
 
     def rewind(self, step: int) -> None:
         """Drops the lines of steps after `step`: the resumed run will write them again."""

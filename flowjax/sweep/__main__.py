@@ -23,6 +23,8 @@ from typing import Any
 
 import absl.logging
 
+from flowjax import disk
+
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the command line into its own options and the --config.key=value overrides."""
@@ -92,7 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"# {job.name} ({'finished' if job.finished() else job.state()})\n{shlex.join(job.command)}")
             return 0
     # The environment is the user's again: Slurm hands it on to the nodes. JAX has read it by now, and stays on the CPU.
-    return _run(options, jobs, chosen, environ)
+    try:
+        return _run(options, jobs, chosen, environ)
+    except disk.DiskFull as error:
+        print(f"flowjax: {error} Make room, then the same command goes on.", file=sys.stderr)
+        return 1
 
 
 def _run(options: argparse.Namespace, jobs: list, chosen: list, environ: dict[str, str]) -> int:

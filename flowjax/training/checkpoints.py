@@ -6,6 +6,7 @@ Orbax writes into a temporary directory and renames it when everything is on dis
 behind that a later run could pick up.
 """
 
+import logging
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
+from flowjax import disk
 from flowjax.models import stored
 from flowjax.models.stored import CheckpointError
 from flowjax.training.sharding import path_name
@@ -72,6 +74,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             **judged,
         )
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_news)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def latest(self) -> int | None:
@@ -93,13 +97,17 @@ class Checkpoints:
         """Starts writing a checkpoint; the state may be donated as soon as this returns."""
         if step in self._manager.all_steps():
             return
+        self.wait()
+        # Found out before Orbax begins: from its threads, errors come late and print tracebacks of their own.
+        disk.require(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)), "a checkpoint")
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_safe_to_donate(_as_tree(state))),
             position=ocp.args.JsonSave(dict(position)),
             config=ocp.args.JsonSave(dict(config)),
             measured=ocp.args.JsonSave(dict(metrics or {})),
         )
-        self._manager.save(step, args=args, metrics=dict(metrics or {}))
+        with disk.told(self.directory):
+            self._manager.save(step, args=args, metrics=dict(metrics or {}))
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """Reads a checkpoint onto the shardings of `abstract`; returns the state and the host's position."""
@@ -119,10 +127,17 @@ class Checkpoints:
         """The resolved config a checkpoint was made with."""
         return stored.read_config(self.directory, self._existing(step))
 
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk; raises what went wrong."""
+        with disk.told(self.directory):
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
         """Waits for writes under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def _existing(self, step: int | None) -> int:
         return stored.existing_step(self.directory, step, self.steps())
@@ -145,6 +160,11 @@ class Checkpoints:
                 f"The checkpoint {self.directory / str(step)} does not fit this config:\n  {shown}\n"
                 "Use the config it was made with (config.json beside it), or another --workdir."
             )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax prints the tracebacks of a full disk, thread by thread, as well as raising it; the error is told once."""
+    return not (record.exc_info and disk.is_full(record.exc_info[1]))
 
 
 def _as_tree(state: State) -> dict[str, Any]:

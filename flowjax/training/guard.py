@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from flowjax import disk
 from flowjax.contract import Batch, Method
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.sharding import path_name
@@ -49,6 +50,30 @@ def stop(
 ) -> NotFinite:
     """Writes the state before the bad update, the last batches and the keys of their phases; returns the error to raise."""
     folder = workdir / "failure"
+    try:
+        with disk.told(folder):
+            _dump(folder, method, step, state, recent, config, metrics)
+        dump = (
+            f"The state before that update, the last batches and their keys are in {folder}; --mode=replay with the same "
+            "--config and --workdir says which numbers went bad."
+        )
+    except disk.DiskFull as error:
+        dump = f"There is no dump of it. {error}"
+    return NotFinite(
+        f"Training stopped at step {step}: {', '.join(metrics) or 'a gradient is not finite'}. {dump} Usual causes: a learning "
+        "rate that is too high, bad input, a time too close to where the loss is singular."
+    )
+
+
+def _dump(
+    folder: pathlib.Path,
+    method: Method,
+    step: int,
+    state: State,
+    recent: list[tuple[int, Batch]],
+    config: Mapping[str, Any],
+    metrics: list[str],
+) -> None:
     if jax.process_index() == 0:  # of an earlier failure: Orbax would not write an older step beside it
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -68,12 +93,6 @@ def stop(
         json.dumps(
             dict(step=step, metrics=metrics, batches=[number for number, _ in recent], seed=config["seed"]), indent=1
         )
-    )
-    return NotFinite(
-        f"Training stopped at step {step}: {', '.join(metrics) or 'a gradient is not finite'}. The state before that update, "
-        f"the last batches and their keys are in {folder}; --mode=replay with the same --config and --workdir says which "
-        "numbers went bad. Usual causes: a learning rate that is too high, bad input, a time too close to where the loss is "
-        "singular."
     )
 
 

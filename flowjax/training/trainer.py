@@ -16,8 +16,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from flowjax import disk
 from flowjax.config import ConfigError, Schedule
 from flowjax.contract import Batch
+from flowjax.models.stored import stored_steps
 from flowjax.training import guard
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.feed import dispatch_length, make_feed
@@ -116,20 +118,26 @@ class Trainer:
                     measured = self._events(step, state, checkpoints)
                     if self.stop_reason and step % self.period == 0 and step < config.steps:
                         self._stop(step, state, checkpoints, measured)
+            checkpoints.wait()
             self.logbook.status("finished", step)
         except BaseException as error:
-            if not isinstance(error, Stopped):
-                self.logbook.status("failed", step, str(error) or type(error).__name__)
+            with contextlib.suppress(disk.DiskFull):  # it must not hide the error
+                if not isinstance(error, Stopped):
+                    self.logbook.status("failed", step, str(error) or type(error).__name__)
+            with contextlib.suppress(disk.DiskFull), disk.told(run.workdir):
+                self._close(checkpoints)
             raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            checkpoints.close()
-            self.iterator.close()
-            self.logbook.close()
-            self.clock.close()
-            self.feed.close()
+        self._close(checkpoints)
         return state
+
+    def _close(self, checkpoints: Checkpoints) -> None:
+        """Closes everything, though one part should fail."""
+        with contextlib.ExitStack() as closing:
+            for part in (self.feed, self.clock, self.logbook, self.iterator, checkpoints):
+                closing.callback(part.close)
 
     def _operations(self, due: tuple[str, ...], batches: Batch) -> float:
         """Those of one update on one of the stacked batches, of which each process has a part."""
@@ -196,6 +204,7 @@ class Trainer:
     def _stop(self, step: int, state: State, checkpoints: Checkpoints, measured: dict[str, float]) -> None:
         if step not in checkpoints.steps():
             self._save(step, state, checkpoints, measured)
+        checkpoints.wait()
         self.logbook.status("stopped", step, f"{self.stop_reason}; the same command goes on from here")
         if jax.process_index() == 0:
             print(
@@ -208,9 +217,24 @@ class Trainer:
 def train(run: Run) -> State:
     """Trains a run to its end, from its latest checkpoint where there is one."""
     trainer = Trainer(run)  # everything that can be wrong with a config is found here, before a folder is made
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    with only_trainer(run.workdir):
-        return trainer.train()
+    with told_how_to_go_on(run.workdir):
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        with only_trainer(run.workdir):
+            return trainer.train()
+
+
+@contextlib.contextmanager
+def told_how_to_go_on(workdir: pathlib.Path) -> Iterator[None]:
+    """Adds to the message of a full disk where the run will go on."""
+    try:
+        with disk.told(workdir):
+            yield
+    except disk.DiskFull as error:
+        steps = stored_steps(workdir / "checkpoints") if (workdir / "checkpoints").is_dir() else []
+        kept = f"The checkpoint of step {steps[-1]} is whole" if steps else "There is no whole checkpoint yet"
+        raise disk.DiskFull(
+            f"{error} {kept}: make room, then the same command goes on from {f'step {steps[-1]}' if steps else 'the start'}."
+        ) from error
 
 
 @contextlib.contextmanager

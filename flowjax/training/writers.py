@@ -27,28 +27,42 @@ from flowjax.training.progress import Progress
 
 
 class TensorBoard:
-    """TensorBoard event files through tensorboardX, which needs no TensorFlow."""
+    """TensorBoard event files through tensorboardX, which needs no TensorFlow.
+
+    Its SummaryWriter writes in a thread, which a full disk ends without a word: then its queue fills and the run waits for
+    ever. So events are written here, one by one.
+    """
 
     def __init__(self, workdir: str):
         self._directory = os.path.join(workdir, EVENTS)
         self._writer = None
         self._purge_step = None
 
-    def _open(self):
-        if self._writer is None:
-            from tensorboardX import SummaryWriter
+    def _write(self, step: int, *summaries: Any) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-            self._writer = SummaryWriter(self._directory, purge_step=self._purge_step)
-        return self._writer
+        if self._writer is None:
+            os.makedirs(self._directory, exist_ok=True)
+            self._writer = EventsWriter(os.path.join(self._directory, "events"))
+            if self._purge_step is not None:
+                start = SessionLog(status=SessionLog.START)
+                self._writer.write_event(Event(wall_time=time.time(), step=self._purge_step, session_log=start))
+        for summary in summaries:
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one scalar summary per value."""
-        for name, value in values.items():
-            self._open().add_scalar(name, value, step)
+        from tensorboardX.summary import scalar
+
+        self._write(step, *(scalar(name, value) for name, value in values.items()))
 
     def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
         """Writes one image summary."""
-        self._open().add_image(name, picture, step, dataformats="HWC")
+        from tensorboardX.summary import image
+
+        self._write(step, image(name, picture, dataformats="HWC"))
 
     def rewind(self, step: int) -> None:
         """The next event file tells TensorBoard to forget what older ones say of later steps."""
@@ -57,9 +71,9 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flushes and closes the event file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
 
 class Clu:

@@ -7,6 +7,7 @@ import optax
 import pytest
 from toys import host, regression, regression_batch, toy_config
 
+from flowjax import disk
 from flowjax.training.checkpoints import CheckpointError, Checkpoints
 from flowjax.training.executors import JitExecutor, PmapExecutor
 
@@ -92,6 +93,21 @@ def test_a_half_written_checkpoint_is_never_picked_up(tmp_path):
     again.save(2, state, {}, {})
     again.close()
     same(Checkpoints(tmp_path, read_only=True).restore(2, executor.abstract)[0], state)
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_begun(tmp_path, monkeypatch):
+    executor, state = trained()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "free", lambda place: size - 1)
+        message = f"The disk is full: {size - 1:,} bytes free at {tmp_path}, and a checkpoint needs {size:,}"
+        with pytest.raises(disk.DiskFull, match=message):
+            checkpoints.save(1, state, {}, {})
+    assert not list(tmp_path.iterdir())
+    checkpoints.save(1, state, {}, {})
+    checkpoints.close()
+    same(Checkpoints(tmp_path, read_only=True).restore(1, executor.abstract)[0], state)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove"])

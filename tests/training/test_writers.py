@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import types
 
@@ -59,9 +60,7 @@ def test_other_processes_write_nothing(tmp_path):
 
 
 def test_tensorboard_events_hold_scalars_images_and_the_purge(tmp_path):
-    from tensorboardX.event_file_writer import EventsWriter  # noqa: F401  (the package is there)
     from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401
 
     with Writers(tmp_path, terminal=False) as writers:
         writers.rewind(4)
@@ -77,6 +76,16 @@ def test_tensorboard_events_hold_scalars_images_and_the_purge(tmp_path):
     assert values["loss"][0] == 5 and values["loss"][1].simple_value == 0.25
     assert values["heun"][1].image.width == 2
     assert any(event.session_log.status == 1 and event.step == 5 for event in events)  # 1: START, purge from here
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's file that is always full")
+def test_events_on_a_full_disk_are_an_error_and_no_endless_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "tensorboardX.record_writer.open_file", lambda path: io.BufferedWriter(io.FileIO("/dev/full", "wb"))
+    )
+    writers = Writers(tmp_path, terminal=False)
+    with pytest.raises(OSError, match="No space left on device"):
+        writers.scalars(1, {"loss": 0.25})
 
 
 @pytest.mark.parametrize("name, extra", [("wandb", "wandb"), ("clu", "tensorflow")])

