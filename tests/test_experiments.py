@@ -44,12 +44,25 @@ def test_spine_measures_the_samplers(tmp_path):
 
 
 def test_the_parser_is_measured(tmp_path):
-    assert script("parser").main(["--tiny", "--work", str(tmp_path)]) == 0
+    assert script("parser").main(["--tiny", "--parts", "accuracy", "speed", "--work", str(tmp_path)]) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     read = {(r["side"], r["blur"], r["noise"]): r["value"] for r in receipts if r["part"] == "accuracy"}
     assert len(read) == 18 and read[32, 0.0, 0.0] >= 0.95 and read[64, 0.5, 8.0] >= 0.95
     speeds = {(r["work"], r["objects"]): r["value"] for r in receipts if r["part"] == "speed"}
     assert len(speeds) == 4 and min(speeds.values()) > 0
+
+
+@pytest.mark.slow
+def test_loading_is_measured_and_what_is_not_prepared_is_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FLOWJAX_DATA", str(tmp_path / "nothing"))
+    parser = script("parser")
+    parser.TRAINED = {name: parser.TRAINED[name] for name in ("shapes, 16 x 16", "emoji, 32 x 32")}
+    assert parser.main(["--tiny", "--parts", "loading", "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    values = {(receipt["data"], receipt["work"]): receipt["value"] for receipt in receipts}
+    given, taken, waited = (values.pop(("shapes, 16 x 16", work)) for work in ("given", "taken", "waited"))
+    assert given > taken > 0 and 0 <= waited <= 1 and not values
+    assert "emoji, 32 x 32: left out." in capsys.readouterr().out
 
 
 def test_the_accelerators_config_is_one_of_its_own():

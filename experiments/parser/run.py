@@ -1,6 +1,11 @@
-"""Shapes, measured: how often the parser reads a scene wholly right, and how fast scenes are drawn and read.
+"""Shapes, measured: how often the parser reads a scene wholly right, and how fast pictures are drawn, read and delivered.
 
-    python experiments/parser/run.py [--tiny] [--parts accuracy speed] [--work DIR] [--out DIR]
+    python experiments/parser/run.py [--tiny] [--parts accuracy speed loading] [--work DIR] [--out DIR]
+
+    accuracy    scenes read wholly right, by size, blur and noise
+    speed       scenes drawn and read, pictures a second
+    loading     batches of scenes and of prepared emoji, pictures a second; what a short training takes of them, and for how
+                much of its time it waited. Emoji are left out where `python -m flowjax.data.prepare emoji` was not run
 
 Scenes have one to six objects of every kind, colour, size and texture, and a written
 word in half of them; at 16 x 16, where small objects have no kind, up to four large plain ones without words.
@@ -13,8 +18,13 @@ import time
 import numpy as np
 from scipy import ndimage, stats
 
+from flowjax.choices import build
+from flowjax.config import load
+from flowjax.data import SOURCES, make_iterator
+from flowjax.data.records import NotPrepared
 from flowjax.data.shapes import shapes
-from flowjax.evaluation.experiment import run_parts
+from flowjax.evaluation import run_files
+from flowjax.evaluation.experiment import run_parts, train
 from flowjax.evaluation.receipts import make_receipt, replace_receipts
 from flowjax.shapes.agreement import agree
 from flowjax.shapes.parse import parse
@@ -33,6 +43,14 @@ CORRUPTIONS = (
     (0.0, 16.0),
     (1.0, 0.0),
 )  # blur in pixels, noise in levels
+
+UPDATES = 100
+# What is trained: the config with its choices.
+TRAINED = {
+    "shapes, 16 x 16": ("configs/shapes.py",),
+    "shapes, 32 x 32": ("configs/shapes.py", "resolution=32"),
+    "emoji, 32 x 32": ("configs/emoji.py", "text=words"),
+}
 
 
 def draw(law: dict, count: int) -> Scene:
@@ -63,8 +81,7 @@ def receipt(metric: str, value: float, count: int, seconds: float, evaluator: st
         ema="none",
         evaluator=evaluator,
         samples=count,
-        better="higher",
-        **more,
+        **{"better": "higher", **more},
     )
 
 
@@ -126,7 +143,49 @@ def speed(options: argparse.Namespace) -> None:
     replace_receipts(options.out / "receipts", "speed", receipts)
 
 
-PARTS = {"accuracy": accuracy, "speed": speed}
+def loading(options: argparse.Namespace) -> None:
+    """What the pipeline of a config gives, alone; and what its training takes, by the log of a run of some updates."""
+    receipts, steps = [], 8 if options.tiny else UPDATES
+    for name, (config_file, *choices) in TRAINED.items():
+        chosen = ",".join([*choices, *(["tiny"] if options.tiny else [])])
+        config_name = ":".join(filter(None, (str(options.root / config_file), chosen)))
+        config = load(config_name)
+        try:
+            source = build("data source", config.data, SOURCES, seed=0, total_steps=steps)
+        except NotPrepared as error:
+            print(f"{name}: left out. {error}", flush=True)
+            continue
+        batch, loader = config.batch_size, config.loader
+        iterator = make_iterator(source, batch, threads=loader.threads, prefetch=loader.prefetch)
+        times = []
+        for _ in range(ROUNDS + 1):
+            began = time.perf_counter()
+            for _ in range(steps // config.steps_per_dispatch):
+                iterator.stack_batches(config.steps_per_dispatch)
+            times.append(time.perf_counter() - began)
+        iterator.close()
+        workdir = options.work / f"loading_{name.replace(' ', '_').replace(',', '')}"
+        never = [f"--config.when.{event}.at_percent=()" for event in ("evaluate", "sample")]
+        log = f"--config.when.log.every_steps={steps // 2 if options.tiny else 20}"
+        train(options.root, config_name, workdir, f"--config.steps={steps}", log, *never, "--config.evaluators={}")
+        # The first line has the compilation in it.
+        lines = [line for line in run_files.read_lines(workdir / run_files.METRICS) if "loss" in line][1:]
+        pictures, about = batch * steps, dict(law=config.data.to_dict(), data=name)
+        wait = float(np.median([line["data_wait"] for line in lines]))
+        taken = float(np.median([line["images_per_second"] for line in lines]))
+        given = pictures / float(np.median(times[1:]))
+        receipts += [
+            receipt("images_per_second", given, pictures, sum(times[1:]), f"median of {ROUNDS} times", work="given", **about),
+            receipt("images_per_second", taken, pictures, lines[-1]["seconds"], "median of log lines", work="taken", **about),
+            receipt(
+                "data_wait", wait, pictures, lines[-1]["seconds"], "median of log lines", work="waited", better="lower", **about
+            ),
+        ]  # fmt: skip
+        print(f"{name}: {given:,.0f} pictures/s given, {taken:,.0f} taken, {wait:.1%} waited", flush=True)
+    replace_receipts(options.out / "receipts", "loading", receipts)
+
+
+PARTS = {"accuracy": accuracy, "speed": speed, "loading": loading}
 
 
 def main(arguments: list[str] | None = None) -> int:
