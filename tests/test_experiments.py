@@ -189,7 +189,8 @@ def test_tuning_is_held_against_the_frontier(tmp_path):
 @pytest.mark.slow
 def test_pictures_are_tuned(tmp_path):
     teacher = tmp_path / "teacher"
-    assert main(["--config=configs/shapes.py:tiny,network=dit", f"--workdir={teacher}", "--config.writers.tensorboard=False"]) == 0
+    quiet = "--config.writers.tensorboard=False"
+    assert main(["--config=configs/shapes.py:tiny,network=dit", f"--workdir={teacher}", quiet]) == 0
     arguments = ["--tiny", "--teacher", str(teacher), "--work", str(tmp_path), "--parts", "flow_grpo"]
     assert script("preference", "shapes").main(arguments) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
