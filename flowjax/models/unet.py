@@ -2,8 +2,9 @@ r"""U-Net in the style of DDPM++ and ADM (Ho et al. 2020; Song et al. 2021; Dhar
 
 The image goes down through levels of half the side and more channels, and up again; every block on the way up also
 reads the output of its partner on the way down. Blocks (models/residual.py) are counted along that way, the middle as one.
-Attention between the cells of the image stands after the blocks of the levels whose height is in `attention`, and, with
-text, cross-attention after it. The last convolution starts at zero, so the network starts as the zero function.
+Attention between the cells of the image stands after the blocks of some levels, and, with text, cross-attention after it: of
+those whose height is in `attention` where the image has the data's base shape, and the same ones for every other shape. The
+last convolution starts at zero, so the network starts as the zero function.
 
 A network whose cells are squares of `patch` x `patch` pixels is the one of an image of so much smaller sides and so many more
 channels (Luhman & Luhman 2022): it costs patch^2 times less, and only its two ends know.
@@ -37,7 +38,7 @@ RESAMPLINGS = {
 
 
 class UNet(nn.Module):
-    """Down, through the middle and up; see `unet` for the options."""
+    """Down, through the middle and up; see `unet` for the options. `attention` is of levels here."""
 
     channels: int
     multipliers: tuple[int, ...]
@@ -83,7 +84,7 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             for index in range(self.blocks):
                 h = residual(h, width, f"down_{level}_{index}")
-                if h.shape[1] in self.attention:
+                if level in self.attention:
                     h = attend(h, f"down_{level}_{index}_attention")
                 record_tokens(self, h)
                 skips.append(h)
@@ -103,7 +104,7 @@ class UNet(nn.Module):
         for level, width in reversed(list(enumerate(widths))):
             for index in range(self.blocks + 1):
                 h = residual(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up_{level}_{index}")
-                if h.shape[1] in self.attention:
+                if level in self.attention:
                     h = attend(h, f"up_{level}_{index}_attention")
                 record_tokens(self, h)
             if level > 0:
@@ -155,7 +156,7 @@ def unet(
       channels: channels of the first level.
       multipliers: channels of each level over `channels`; one level fewer than these halves the image.
       blocks: residual blocks of a level on the way down; one more on the way up.
-      attention: the heights, in cells, at which there is attention; () for none, also in the middle.
+      attention: the heights, in cells, at which images of the base shape have attention; () for none, also in the middle.
       head_channels: channels of an attention head.
       resampling: how an image is halved and doubled: 'block' or 'conv'.
       class_conditional: read cond['label'] where the data have classes.
@@ -174,11 +175,13 @@ def unet(
     if patch < 1:
         raise ValueError(f"network.patch is {patch}; expected the side of a cell in pixels, 1 or more.")
     factor = patch * 2 ** (len(multipliers) - 1)
-    if data.shape[0] % factor or data.shape[1] % factor:
-        raise ValueError(
-            f"{len(multipliers)} levels of cells of {patch} x {patch} pixels halve the image {len(multipliers) - 1} times, but "
-            f"{data.shape[:2]} is not divisible by {factor}. Give fewer multipliers or a smaller patch, or pad the images."
-        )
+    for height, width, _ in data.shapes or (data.shape,):
+        if height % factor or width % factor:
+            raise ValueError(
+                f"{len(multipliers)} levels of cells of {patch} x {patch} pixels halve the image {len(multipliers) - 1} times, "
+                f"but {(height, width)} is not divisible by {factor}. Give fewer multipliers or a smaller patch, or pad the "
+                "images."
+            )
     heights = [data.shape[0] // patch // 2**level for level in range(len(multipliers))]
     text = text_conditional and data.text_channels > 0
     if text and not attention:
@@ -196,7 +199,7 @@ def unet(
         channels,
         tuple(multipliers),
         blocks,
-        tuple(attention),
+        tuple(level for level, height in enumerate(heights) if height in attention),
         head_channels,
         resampling,
         classes,

@@ -249,6 +249,19 @@ def test_a_u_net_of_cells_is_that_of_a_smaller_image_of_more_channels():
     np.testing.assert_allclose(found, compile_quickly(small.apply)(tree, folds(x[..., 0]), t, {}), atol=1e-5)
 
 
+def test_a_u_net_reads_every_shape_of_the_buckets_with_attention_at_the_same_levels():
+    data = DataSpec((8, 8, 3), shapes=((8, 8, 3), (4, 8, 3), (16, 16, 3)))
+    network = build("network", UNET, NETWORKS, data=data)
+    tree = jax.eval_shape(network.init, jax.random.key(0))
+    assert "down_1_0_attention" in tree and "down_0_0_attention" not in tree
+    for shape in data.shapes:
+        x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        output = jax.eval_shape(partial(network.apply, cond={}), tree, x, jax.ShapeDtypeStruct((2,), jnp.float32))
+        assert output.shape == (2, *shape)
+    with pytest.raises(ValueError, match=r"\(5, 8\) is not divisible by 2"):
+        build("network", UNET, NETWORKS, data=DataSpec((8, 8, 3), shapes=((8, 8, 3), (5, 8, 3))))
+
+
 @pytest.mark.parametrize("name", ["unet", "dit", "fit", "mmdit"])
 def test_hidden_returns_the_prediction_and_the_tokens_after_a_block(name):
     network, run = compiled(name, two_times=True)
