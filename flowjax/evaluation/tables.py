@@ -22,6 +22,7 @@ Options, with quotes around a value that has spaces:
     order      row and column names that come first, in this order; the rest is sorted, numbers as numbers
     best       min or max: the best cell of every column is bold; or "fid:min,accuracy:max"
     count      yes adds a column with the number of receipts in a row
+    missing    what stands here until there are receipts
 
 A table that has not been made yet stands empty between its comments until there are receipts for it; one that was made and
 whose receipts are gone is an error.
@@ -49,7 +50,7 @@ from flowjax.evaluation.run_files import number, write_atomically
 BEGIN = re.compile(r"^[ \t]*<!--\s*table:(?P<marker>.*?)-->[ \t]*$", re.DOTALL | re.MULTILINE)
 END = re.compile(r"^[ \t]*<!--\s*end\s*-->[ \t]*$", re.MULTILINE)
 MANY = 8  # lines in a figure, beyond which their names stand beside it
-OPTIONS = ("rows", "columns", "value", "where", "over", "format", "titles", "order", "best", "count")
+OPTIONS = ("rows", "columns", "value", "where", "over", "format", "titles", "order", "best", "count", "missing")
 COMPARISONS = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -227,7 +228,8 @@ def regenerate(text: str, root: str | os.PathLike, partial: bool = False) -> str
     Args:
       text: of the page.
       root: the directory that sources are relative to.
-      partial: leave tables as they are whose receipts have not been made, instead of a NoReceipts; empty ones are always.
+      partial: leave tables as they are whose receipts have not been made, instead of a NoReceipts; empty ones and those with
+        `missing` never raise it.
     """
     pieces, position = [], 0
     while begin := BEGIN.search(text, position):
@@ -239,8 +241,8 @@ def regenerate(text: str, root: str | os.PathLike, partial: bool = False) -> str
         try:
             made = f"\n{table(read_receipts(sources, root), options)}\n"
         except (NoReceipts, FileNotFoundError):
-            made = text[begin.end() : end.start()]
-            if made.strip() and not partial:
+            made = f"\n{options['missing']}\n" if "missing" in options else text[begin.end() : end.start()]
+            if made.strip() and not partial and "missing" not in options:
                 raise
         pieces += [text[position : begin.end()], made, text[end.start() : end.end()]]
         position = end.end()

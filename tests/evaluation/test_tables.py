@@ -90,6 +90,10 @@ def test_tables_without_receipts_may_be_left_as_they_are(root):
     text = tables.regenerate(missing + page(MARKER), root, partial=True)
     assert text.startswith(missing) and text[len(missing) :] == tables.regenerate(page(MARKER), root)
     assert tables.regenerate(page("nowhere/*.json rows=path"), root, partial=True) == page("nowhere/*.json rows=path")
+    for sources in ("nowhere/*.json rows=path", "receipts rows=path where=metric=zzz"):
+        text = tables.regenerate(page(f'{sources} missing="Not measured yet."'), root)
+        assert "-->\nNot measured yet.\n<!-- end" in text
+        assert tables.regenerate(text, root, partial=True) == text
 
 
 def test_tables_that_were_never_made_stay_empty(root):
