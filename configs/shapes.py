@@ -30,11 +30,30 @@ TINY = {
 }
 
 
-def one_object_first(config: ConfigDict) -> dict[str, Any]:
-    """Scenes of one object for a while, then all of them; captions keep the length of all."""
+def easy_first(config: ConfigDict, **easier: Any) -> dict[str, Any]:
+    """A curriculum: scenes with some options made easier give way, in the first 30% of the run, to those of the config.
+
+    Captions keep the length of the config's. Pictures of two sizes take turns by whole dispatches.
+    """
     hard = config.data.to_dict()
-    easy = hard | dict(objects=(1, 1), text_length=build("data source", hard, SOURCES).spec.text_length)
-    return dict(name="mix", sources=(easy, hard), schedule=((0.0, (1, 0)), (0.3, (0, 1)), (1.0, (0, 1))))
+    easy = hard | dict(easier, text_length=build("data source", hard, SOURCES).spec.text_length)
+    turns = {} if easy["resolution"] == hard["resolution"] else dict(hold=config.steps_per_dispatch)
+    return dict(name="mix", sources=(easy, hard), schedule=((0.0, (1, 0)), (0.3, (0, 1)), (1.0, (0, 1))), **turns)
+
+
+def one_object_first(config: ConfigDict) -> dict[str, Any]:
+    """Scenes of one object first."""
+    return easy_first(config, objects=(1, 1))
+
+
+def small_pictures_first(config: ConfigDict) -> dict[str, Any]:
+    """Pictures of half the side first, of large objects: small ones would be specks."""
+    return easy_first(config, resolution=config.data.resolution // 2, sizes=("large",))
+
+
+def short_captions_first(config: ConfigDict) -> dict[str, Any]:
+    """Captions of colours and kinds first, without relations; scenes then have nothing that captions do not say."""
+    return easy_first(config, captions="short", relations=0.0, textured=0.0)
 
 
 # What the ablations change, one at a time: config key -> value, or a function of the config that gives the value. Times
@@ -58,6 +77,8 @@ CHANGES = {
         )
     },
     "curriculum": {"data": one_object_first},
+    "resolution_curriculum": {"data": small_pictures_first},
+    "caption_curriculum": {"data": short_captions_first},
     "adam": {"optimizer": dict(name="adam", learning_rate=2e-3, warmup_steps=100, decay="cosine", final_fraction=0.02)},
     "text_transformer": {"text": dict(name="transformer", width=64, depth=2, heads=2)},
 }
@@ -129,6 +150,8 @@ def get_config(argument: str = "") -> ConfigDict:
     if options.tiny:
         config.name += "_tiny"
         config.steps, config.batch_size, config.steps_per_dispatch = 8, 16, 4
+        if "hold" in config.data:
+            config.data.hold = config.steps_per_dispatch
         config.network.update(TINY[options.network])
         config.text.width = 16
         config.optimizer.warmup_steps = 2

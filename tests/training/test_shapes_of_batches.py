@@ -7,6 +7,9 @@ import jax
 import numpy as np
 from PIL import Image
 
+from flowjax.choices import build
+from flowjax.config import load
+from flowjax.data import SOURCES, make_iterator
 from flowjax.main import main
 from flowjax.training.checkpoints import Checkpoints
 
@@ -51,3 +54,23 @@ def test_training_drawing_and_resuming(tmp_path):
     read = lambda workdir: Checkpoints(tmp_path / workdir / "checkpoints", read_only=True).read_role("student")
     jax.tree.map(np.testing.assert_array_equal, read("whole"), read("again"))
     assert (tmp_path / "again" / "checkpoints" / "6").is_dir()
+
+
+def batches_of(choices):
+    config = load(f"configs/shapes.py:tiny,{choices}")
+    iterator = make_iterator(build("data source", config.data, SOURCES, total_steps=config.steps), config.batch_size)
+    return [next(iterator) for _ in range(config.steps)]
+
+
+def test_curricula_of_scenes_begin_with_small_pictures_or_short_captions(tmp_path):
+    sides = [batch["data"].shape[1] for batch in batches_of("change=resolution_curriculum")]
+    assert sides == [8] * 4 + [16] * 4
+    lengths = [np.mean((batch["tokens"] > 0).sum(1)) for batch in batches_of("captions=full,change=caption_curriculum")]
+    assert lengths[0] < 6 and min(lengths[3:]) > 10
+    # The network of the config reads both sizes.
+    options = ["--config.evaluators={}", "--config.when.sample.at_percent=()", "--config.writers.tensorboard=False"]
+    assert (
+        main(["--config=configs/shapes.py:tiny,change=resolution_curriculum", f"--workdir={tmp_path}", *options]) == 0
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite([line["loss"] for line in lines]).all() and [line["step"] for line in lines] == [4, 8]
