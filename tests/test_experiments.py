@@ -76,11 +76,17 @@ def test_the_accelerators_config_is_one_of_its_own():
 def test_text_to_image_trains_and_measures(tmp_path):
     assert script("text_to_image").main(["--tiny", "--parts", "main", "--work", str(tmp_path)]) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
-    main = [receipt for receipt in receipts if receipt["part"] == "main"]
-    cases = {(receipt["split"], receipt["objects"], receipt["guidance_scale"]) for receipt in main}
-    assert len(cases) == len(main) == 7 and {receipt["part"] for receipt in receipts} == {"main", "progress"}
-    assert all(0 <= receipt["value"] <= 1 and receipt["samples"] == 16 for receipt in receipts)
-    assert (tmp_path / "published" / "samples.png").exists()
+    of = lambda part: [receipt for receipt in receipts if receipt["part"] == part]
+    assert {r["part"] for r in receipts} == {"main", "main_guidance", "main_distances", "progress"}
+    assert {(r["split"], r["objects"]) for r in of("main")} == {(s, n) for s in ("test", "held_out") for n in (1, 2)}
+    # The scale is chosen on other captions than those reported, and is the best of them.
+    assert {r["captions_seed"] for r in of("main")}.isdisjoint(r["captions_seed"] for r in of("main_guidance"))
+    scales = {r["guidance_scale"]: r["value"] for r in of("main_guidance")}
+    assert {scales[r["guidance_scale"]] for r in of("main")} == {max(scales.values())} and len(scales) == 4
+    assert all(0 <= r["value"] <= 1 and r["samples"] == 16 for part in ("main", "main_guidance") for r in of(part))
+    floors = {r["metric"]: r["floor"] for r in of("main_distances") if "floor" in r}
+    assert {"frechet", "kid", "precision", "recall"} <= set(floors) and floors["frechet"] > 0
+    assert {"samples.png", "held_out.png"} <= {file.name for file in (tmp_path / "published").iterdir()}
 
 
 @pytest.mark.slow

@@ -1,32 +1,41 @@
 """Text to image on scenes, measured by a parser: how many captions come out wholly right, and what that depends on.
 
-    python experiments/text_to_image/run.py [--tiny] [--parts main networks ablations accelerator] [--work DIR] [--out DIR]
+    python experiments/text_to_image/run.py [--tiny] [--parts main networks ablations full accelerator] [--work DIR]
+        [--out DIR] [--features efficientnet_lite0 | pixels]
 
-    main        configs/shapes.py, then accuracy by number of objects, by attribute, on
-                held-out combinations and by guidance scale
+    main        configs/shapes.py; the scale of guidance, chosen on captions of its own; then, on others, accuracy by number
+                of objects, by attribute and on held-out combinations, distances to real pictures, and pictures
     networks    the learning curves of all networks of the config, eight minutes of training each
     ablations   python -m flowjax.sweep --config=configs/shapes.py: one change at a time, equal updates
-    accelerator configs/shapes.py:accelerator, 64 x 64, measured on one to six objects and on written words; it is not
-                among the parts that run unless asked for
+    full        configs/shapes.py:resolution=32,captions=both, measured like `main` and on captions that say everything: sizes,
+                textures, backgrounds
+    accelerator configs/shapes.py:accelerator, 64 x 64, the same on one to six objects, and on written words
 
-Finished runs are not trained again. `--tiny` does a little of everything in some minutes, and writes to the work folder.
+The last two run only when they are asked for. Distances are between features of EfficientNet-Lite0, whose weights
+`python -m flowjax.data.prepare efficientnet_lite0` fetches; `--features pixels` does without. Finished runs are not trained
+again. `--tiny` does a little of everything in some minutes, without weights, and writes to the work folder.
 """
 
 import argparse
 import pathlib
 import sys
 import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from flowjax.config import ConfigDict, load
 from flowjax.data import SOURCES
 from flowjax.evaluation import run_files, tables
 from flowjax.evaluation.captions import shares
 from flowjax.evaluation.experiment import last_receipts, publish_picture, run_parts, sweep, train
+from flowjax.evaluation.pictures import captioned_grid, save_png
 from flowjax.evaluation.receipts import make_receipt, read_receipts, replace_receipts
+from flowjax.models.weights import MissingWeights, find_weights
 from flowjax.shapes.requirements import understand
 from flowjax.sweep.jobs import plan
 from flowjax.training.run import Run
-from flowjax.training.sampling import Drawer
+from flowjax.training.sampling import Drawer, evaluate, make_evaluators
 
 CONFIG = "configs/shapes.py"
 FIRST, NETWORKS = "main", ("unet", "dit", "mmdit")
@@ -49,70 +58,162 @@ COMPARED = (
     *("caption_count", "caption_colour", "caption_kind", "sliced_w2_ratio"),
 )
 COUNT, FEW = 1_000, 16  # captions of one kind
-SEED = 7  # of the captions: no run evaluates itself on them
+SEED = 7  # of the captions that are reported: no run evaluates itself on them
+CHOOSING_SEED = 8  # of those that the scale of guidance is chosen on
+PICTURED = 48  # held-out captions in the picture
+FEATURES = {  # what distances are measured on
+    "efficientnet_lite0": dict(name="efficientnet_lite0", layer="b10", input_size=64),
+    "pixels": dict(name="identity"),
+}
 
 
-def measure(argument: str, workdir: pathlib.Path, count: int, numbers=(1, 2), words: bool = False) -> list[dict]:
-    """Accuracy of a finished run by number of objects, on held-out combinations, on written words, and by guidance."""
-    config = ConfigDict(load(argument).to_dict())
-    default = config.samplers.default.to_dict()
-    scales = {f"scale_{index}": scale for index, scale in enumerate(SCALES)}
-    for name, scale in scales.items():
-        guidance = {**default["guidance"], "scale": scale} if scale != 1.0 else dict(name="none")
-        config.samplers[name] = {**default, "guidance": guidance}
-    run = Run(config, workdir)
-    state = run.latest_state()
-    drawer = Drawer(run)
-    chosen = next(name for name, scale in scales.items() if scale == default["guidance"]["scale"])
-    cases = [(chosen, split, number) for split in ("test", "held_out") for number in numbers]
-    cases += [(chosen, "words", 1)] if words else []
-    cases += [(name, "test", 2) for name in scales if name != chosen]
-    receipts = []
-    for sampler, split, number in cases:
-        tokens = captions_of(config, split, number, count, run.source.spec.text_length)
-        began = time.perf_counter()
-        samples = drawer.draw(state.params, sampler, {"tokens": tokens}, count, f"text_to_image/{split}/{number}", 128)
-        sampling = time.perf_counter() - began
-        values = shares(samples, understand(run.source.tokenizer.decode(tokens)))
-        described = run.method.samplers[sampler].description
-        receipts.append(
-            make_receipt(
-                "caption_accuracy",
-                values.pop("caption_accuracy"),
-                config=config.to_dict(),
-                config_path=CONFIG,
-                seed=config.seed,
-                images_seen=int(state.step) * config.batch_size,
-                seconds=run_files.seconds_until(workdir, int(state.step)),
-                sampler=described["sampler"],
-                nfe=described["nfe"],
-                guidance_scale=scales[sampler],
-                ema=run.method.samplers[sampler].role,
-                evaluator="the parser of flowjax/shapes, wholly right",
-                samples=count,
-                interval=[values.pop("caption_accuracy_low"), values.pop("caption_accuracy_high")],
-                network=config.network.name,
-                split=split,
-                objects=number,
-                step=int(state.step),
-                better="higher",
-                sampling_seconds=sampling,
-                **{name: value for name, value in values.items() if not name.startswith("caption_accuracy_")},
-            )
+class Measured:
+    """A finished run with a sampler for every scale of guidance.
+
+    Args:
+      config_name: its config, as a command line names it.
+      workdir: where it is.
+      count: how many captions of one kind.
+      features: for distances, a name in FEATURES.
+    """
+
+    def __init__(self, config_name: str, workdir: pathlib.Path, count: int, features: str):
+        self.config, self.count = ConfigDict(load(config_name).to_dict()), count
+        default = self.config.samplers.default.to_dict()
+        for scale in SCALES:
+            guidance = dict(name="none") if scale == 1.0 else {**default["guidance"], "scale": scale}
+            self.config.samplers[sampler_of(scale)] = {**default, "guidance": guidance}
+        seen = dict(features=FEATURES[features], split="test")
+        self.config.evaluation.count = count
+        self.config.evaluators = dict(
+            frechet=dict(name="frechet", **seen),
+            kid=dict(name="kid", subset_size=max(2, count // 5), **seen),
+            precision_recall=dict(name="precision_recall", **seen),
         )
-        print(f"guidance {scales[sampler]}, {split}, {number} objects: {receipts[-1]['value']:.3f}", flush=True)
-    return receipts
+        self.run = Run(self.config, workdir)
+        self.state, self.drawer = self.run.latest_state(), Drawer(self.run)
+        self.step = int(self.state.step)
+        self.seconds = run_files.seconds_until(workdir, self.step)
+
+    def drawn(self, scale: float, split: str, number: int, seed: int = SEED) -> tuple[np.ndarray, list[str], float]:
+        """Samples, their captions, and the seconds it took.
+
+        Args:
+          scale: of guidance.
+          split: 'test', 'held_out', 'full' for captions that say everything, or 'words' for scenes with a written word.
+          number: of objects in a scene.
+          seed: of the captions.
+        """
+        tokens = captions_of(self.config, split, number, self.count, self.run.source.spec.text_length, seed)
+        conditions, stream = {"tokens": tokens}, f"text_to_image/{split}/{number}/{seed}"
+        began = time.perf_counter()
+        samples = self.drawer.draw(
+            self.state.params, sampler_of(scale), conditions, self.count, stream, self.config.evaluation.batch_size
+        )
+        return samples, self.run.source.tokenizer.decode(tokens), time.perf_counter() - began
+
+    def accuracy(self, scale: float, split: str, number: int, seed: int = SEED) -> dict:
+        """The receipt of the share of captions that are drawn wholly right, and of what they say, attribute by attribute."""
+        samples, captions, sampling = self.drawn(scale, split, number, seed)
+        values = shares(samples, understand(captions))
+        sampler = self.run.method.samplers[sampler_of(scale)]
+        receipt = make_receipt(
+            "caption_accuracy",
+            values.pop("caption_accuracy"),
+            config=self.config.to_dict(),
+            config_path=CONFIG,
+            seed=self.config.seed,
+            images_seen=self.step * self.config.batch_size,
+            seconds=self.seconds,
+            sampler=sampler.description["sampler"],
+            nfe=sampler.description["nfe"],
+            guidance_scale=scale,
+            ema=sampler.role,
+            evaluator="the parser of flowjax/shapes, wholly right",
+            samples=self.count,
+            interval=[values.pop("caption_accuracy_low"), values.pop("caption_accuracy_high")],
+            network=self.config.network.name,
+            split=split,
+            objects=number,
+            captions_seed=seed,
+            step=self.step,
+            better="higher",
+            sampling_seconds=sampling,
+            **{name: value for name, value in values.items() if not name.startswith("caption_accuracy_")},
+        )
+        print(f"guidance {scale}, {split}, {number} objects: {receipt['value']:.3f}", flush=True)
+        return receipt
+
+    def distances(self, scale: float) -> list[dict]:
+        """Receipts of the distances to real pictures, each with that of real pictures to each other."""
+        evaluators, sampler = make_evaluators(self.run), sampler_of(scale)
+        return evaluate(self.run, self.drawer, evaluators, self.state.params, self.step, sampler, self.seconds)[1]
+
+    def held_out_picture(self, scale: float, numbers: Sequence[int]) -> np.ndarray:
+        """Samples under captions of held-out combinations, as many for each number of objects."""
+        each, samples, captions = PICTURED // len(numbers), [], []
+        for number in numbers:
+            drawn, said, _ = self.drawn(scale, "held_out", number)
+            samples.append(drawn[:each])
+            captions += said[:each]
+        return captioned_grid(np.concatenate(samples), captions)
 
 
-def captions_of(config: ConfigDict, split: str, number: int, count: int, length: int):
+def sampler_of(scale: float) -> str:
+    """The name of the sampler with a scale of guidance."""
+    return f"scale_{SCALES.index(scale)}"
+
+
+def captions_of(config: ConfigDict, split: str, number: int, count: int, length: int, seed: int) -> np.ndarray:
     """Tokens of captions of scenes with so many objects; held-out combinations are those of kind and colour."""
     options = {**config.data.to_dict(), "objects": (number, number), "text_length": length}
     if split == "held_out":
         options["textures"] = ("plain",)
+    elif split == "full":
+        options["captions"], split = "full", "test"
     elif split == "words":
         options["words"], split = 1.0, "test"
     source = SOURCES[options.pop("name")](**options)
-    return source.reference(split, count, SEED)["tokens"]
+    return source.reference(split, count, seed)["tokens"]
+
+
+def measure(
+    options: argparse.Namespace,
+    part: str,
+    choices: Iterable[str] = (),
+    numbers: Sequence[int] = (1, 2),
+    words: bool = False,
+) -> None:
+    """Trains the config with its choices, chooses the scale of guidance, measures; writes receipts and pictures.
+
+    Args:
+      options: of the command line.
+      part: of the experiment. Receipts of the choice and of distances are parts of their own, PART_guidance and
+        PART_distances.
+      choices: of the config.
+      numbers: of objects.
+      words: whether the config has written words.
+    """
+    features = options.features or ("pixels" if options.tiny else "efficientnet_lite0")
+    try:
+        if features != "pixels":
+            find_weights(features)  # before hours of training
+    except MissingWeights as error:
+        raise SystemExit(f"{error} Or measure distances of pixels: --features pixels.") from error
+    workdir, config = options.work / part, config_of(options, *choices)
+    train(options.root, config, workdir)
+    measured = Measured(config, workdir, FEW if options.tiny else COUNT, features)
+    publish = lambda name, receipts: replace_receipts(options.out / "receipts", name, receipts)
+    choosing = [measured.accuracy(scale, "test", max(numbers), CHOOSING_SEED) for scale in SCALES]
+    publish(f"{part}_guidance", choosing)
+    scale = max(choosing, key=lambda receipt: receipt["value"])["guidance_scale"]
+    splits = ["test", "held_out"] + (["full"] if measured.config.data.captions != "short" else [])
+    cases = [(split, number) for split in splits for number in numbers] + ([("words", 1)] if words else [])
+    publish(part, [measured.accuracy(scale, *case) for case in cases])
+    publish(f"{part}_distances", measured.distances(scale))
+    ending = "" if part == FIRST else f"_{part}"
+    save_png(options.out / f"held_out{ending}.png", measured.held_out_picture(scale, numbers))
+    publish_picture(workdir, options.out / f"samples{ending}.png")
 
 
 def config_of(options: argparse.Namespace, *choices: str) -> str:
@@ -122,14 +223,11 @@ def config_of(options: argparse.Namespace, *choices: str) -> str:
 
 
 def main_run(options: argparse.Namespace) -> None:
-    """Trains the config and measures it."""
-    workdir, config = options.work / FIRST, config_of(options)
-    train(options.root, config, workdir)
-    replace_receipts(options.out / "receipts", "main", measure(config, workdir, FEW if options.tiny else COUNT))
-    written = read_receipts(workdir / run_files.RECEIPTS)
+    """Trains the config and measures it, and how it came there."""
+    measure(options, FIRST)
+    written = read_receipts(options.work / FIRST / run_files.RECEIPTS)
     progress = [{**r, "minutes": round(r["seconds"] / 60)} for r in written if r["metric"] in PROGRESS]
     replace_receipts(options.out / "receipts", "progress", progress)
-    publish_picture(workdir, options.out / "samples.png")
 
 
 def networks(options: argparse.Namespace) -> None:
@@ -172,21 +270,19 @@ def ablations(options: argparse.Namespace) -> None:
     replace_receipts(options.out / "receipts", "ablations", receipts)
 
 
-def accelerator(options: argparse.Namespace) -> None:
-    """Trains and measures the large config."""
-    workdir, config = options.work / "accelerator", config_of(options, "accelerator")
-    train(options.root, config, workdir)
-    receipts = measure(config, workdir, FEW if options.tiny else COUNT, range(1, 7), words=True)
-    replace_receipts(options.out / "receipts", "accelerator", receipts)
-    publish_picture(workdir, options.out / "samples_accelerator.png")
-
-
-PARTS = {"main": main_run, "networks": networks, "ablations": ablations, "accelerator": accelerator}
+PARTS = {
+    FIRST: main_run,
+    "networks": networks,
+    "ablations": ablations,
+    "full": lambda options: measure(options, "full", ("resolution=32", "captions=both")),
+    "accelerator": lambda options: measure(options, "accelerator", ("accelerator",), range(1, 7), words=True),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the parts asked for; returns the exit status."""
-    return run_parts(__file__, PARTS, arguments, default=("main", "networks", "ablations"))
+    more = lambda parser: parser.add_argument("--features", choices=FEATURES, help="what distances are measured on")
+    return run_parts(__file__, PARTS, arguments, more, default=("main", "networks", "ablations"))
 
 
 if __name__ == "__main__":
