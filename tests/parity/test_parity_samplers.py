@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from differences import apart
 
 from flowjax.paths.oracles import GaussianMixture
 from flowjax.paths.path import GaussianPath, make_path
@@ -47,13 +48,13 @@ def times_of(scheduler):
     return 1.0 - np.asarray(scheduler.sigmas, np.float64)
 
 
-def test_flow_match_euler():
+def test_flow_match_euler(within):
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     scheduler.set_timesteps(sigmas=SIGMAS)
-    np.testing.assert_allclose(theirs_flow(scheduler), ours("euler", times_of(scheduler)), atol=1e-4)
+    within("sampler euler", "diffusers", apart(ours("euler", times_of(scheduler)), theirs_flow(scheduler)), 1e-4)
 
 
-def test_flow_match_heun():
+def test_flow_match_heun(within):
     scheduler = diffusers.FlowMatchHeunDiscreteScheduler(shift=1.0)
     scheduler.set_timesteps(12)
     sigmas = np.asarray(scheduler.sigmas, np.float64)
@@ -62,11 +63,11 @@ def test_flow_match_heun():
     # Their last step, to sigma = 0, is Euler: so is ours for a prediction that gives no velocity at clean data.
     field = Field(lambda x, t: MIXTURE.prediction(LINEAR, "data", x, t), "data", LINEAR)
     got = integrate(STEPPERS["heun"](), field, times, jnp.asarray(X), KEYS)
-    np.testing.assert_allclose(exact, got, atol=2e-4)
+    within("sampler heun", "diffusers", apart(got, exact), 2e-4)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "unipc"])
-def test_multistep_flow(name):
+def test_multistep_flow(within, name):
     kinds = {"dpmpp_2m": diffusers.DPMSolverMultistepScheduler, "unipc": diffusers.UniPCMultistepScheduler}
     options = {"dpmpp_2m": {"solver_type": "midpoint"}, "unipc": {"solver_type": "bh2"}}[name]
     scheduler = kinds[name](
@@ -80,10 +81,10 @@ def test_multistep_flow(name):
     for index, time in enumerate(scheduler.timesteps):
         velocity = MIXTURE.prediction(LINEAR, "velocity", jnp.asarray(x.numpy()), times[index])
         x = scheduler.step(-torch.from_numpy(np.array(velocity)), time, x).prev_sample
-    np.testing.assert_allclose(x.numpy(), ours(name, times), atol=5e-4)
+    within(f"sampler {name}", "diffusers", apart(ours(name, times), x.numpy()), 5e-4)
 
 
-def test_edm_euler():
+def test_edm_euler(within):
     scheduler = diffusers.EDMEulerScheduler()
     scheduler.set_timesteps(18)
     sigmas = np.asarray(scheduler.sigmas, np.float64)
@@ -99,7 +100,9 @@ def test_edm_euler():
         x = scheduler.step(output, time, x).prev_sample
     # Euler in sigma is DDIM on any path.
     start = X * np.float32(sigmas[0])
-    np.testing.assert_allclose(x.numpy(), ours("ddim", 1.0 / (1.0 + sigmas), path, start), atol=2e-3)
+    within(
+        "sampler euler in sigma (EDM)", "diffusers", apart(ours("ddim", 1 / (1 + sigmas), path, start), x.numpy()), 2e-3
+    )
 
 
 def discrete_vp(scheduler):
@@ -113,7 +116,7 @@ def discrete_vp(scheduler):
     return GaussianPath("discrete_vp", alpha, lambda t: jnp.sqrt(1.0 - alpha(t) ** 2))
 
 
-def test_ddim():
+def test_ddim(within):
     scheduler = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(20)
     path = discrete_vp(scheduler)
@@ -124,11 +127,11 @@ def test_ddim():
         noise = MIXTURE.prediction(path, "noise", jnp.asarray(x.numpy()), 1.0 - float(time) / 1000.0)
         x = scheduler.step(torch.from_numpy(np.array(noise)), time, x).prev_sample
     got = integrate(STEPPERS["ddim"](), field, times[:-1], jnp.asarray(X), KEYS)
-    np.testing.assert_allclose(x.numpy(), got, atol=2e-3)
+    within("sampler ddim", "diffusers", apart(got, x.numpy()), 2e-3)
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
-def test_ddpm_step(variance):
+def test_ddpm_step(within, variance):
     scheduler = diffusers.DDPMScheduler(clip_sample=False, variance_type=f"fixed_{variance}")
     scheduler.set_timesteps(50)
     path, time = discrete_vp(scheduler), scheduler.timesteps[20]
@@ -140,4 +143,5 @@ def test_ddpm_step(variance):
     got = scheduler.step(torch.from_numpy(np.array(noise)), time, torch.from_numpy(X), generator=generator).prev_sample
     field = Field(lambda x, t: MIXTURE.prediction(path, "noise", x, t), "noise", path)
     transition = STEPPERS["ancestral"](variance=variance).transition(field, jnp.asarray(X), t, s)
-    np.testing.assert_allclose(got.numpy(), transition.mean + transition.std * drawn.numpy(), atol=2e-3)
+    expected = transition.mean + transition.std * drawn.numpy()
+    within(f"ancestral step, {variance} variance", "diffusers", apart(expected, got.numpy()), 2e-3)
