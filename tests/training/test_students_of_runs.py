@@ -1,5 +1,7 @@
 """Every student of configs/students.py is built on a finished run, and takes from it what it says."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from flowjax.evaluation.receipts import read_receipts
 from flowjax.main import main
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
+from flowjax.training.update import phase_gradients
 
 CONFIG = load_module("configs/students.py")
 QUIET = ["--config.writers.tensorboard=False", "--config.when.sample.at_percent=()"]
@@ -35,11 +38,16 @@ def test_every_student_fits_a_finished_run(teacher, name):
     assert not told or run.config.samplers.default.conditions.guidance == 2.0
     if name == "add":  # heads on what its teacher sees, not patches
         assert set(run.executor.abstract.params["discriminator"]) == {"head_0"}
+    # An adapter on the same network, traced forwards and back: the method's own loss on the sum of both.
+    adapted = Run(load(f"configs/students.py:tiny,teacher={teacher},method={name},guidance=2.0,rank=2"))
     batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in next(run.iterator()).items()}
     batch["step"] = jax.ShapeDtypeStruct(batch["row"].shape, np.int32)
-    for phase in run.method.phases.values():
-        value, _ = jax.eval_shape(phase.loss, run.executor.abstract.params, batch, jax.random.key(0))
-        assert value.shape == batch["row"].shape
+    params, key = adapted.executor.abstract.params, jax.random.key(0)
+    for phase in adapted.method.phases.values():
+        _, gradients, _ = jax.eval_shape(partial(phase_gradients, phase), params, batch, key)
+        assert set(gradients) == set(phase.trains)
+        if "student" in phase.trains:
+            assert set(gradients["student"]["output"]["kernel"]) == {"down", "up"}
     for sampler in run.method.samplers.values():
         evaluations = 1 if asks else 2  # guidance costs a student of a guided teacher nothing
         assert sampler.description["nfe"] == evaluations * sampler.description["steps"]
