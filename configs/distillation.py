@@ -42,7 +42,9 @@ STUDENTS = {
     "progressive": {
         "method": dict(name="progressive", teacher=TEACHER, first_steps=64),
         "samplers": EULER,
-        "steps": ONE,
+        # Kept: the students of four steps, of two and of one, at the ends of the last three of seven stages.
+        "when.checkpoint": schedule(at_percent=[100 * stage / 7 for stage in (5, 6, 7)]),
+        "checkpoint.keep_latest": 3,
     },
     "reflow": {
         "method": dict(name="reflow", teacher=TEACHER),

@@ -4,12 +4,18 @@ import importlib.util
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from flowjax.config import load, load_module
 from flowjax.evaluation import tables
 from flowjax.evaluation.receipts import read_receipts
 from flowjax.main import main
+from flowjax.paths.oracles import ring
+from flowjax.paths.path import make_path
+from flowjax.training.run import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [page for page in (ROOT / "README.md", *sorted(ROOT.glob("experiments/*/README.md"))) if page.exists()]
@@ -154,17 +160,35 @@ def test_every_published_student_is_near_the_truth_in_one_step():
 
 
 def test_students_and_their_teacher_are_measured(tmp_path):
-    chosen = ["--only", "method=direct,weights=even*", "--parts", "oracle"]
+    chosen = ["--only", "method=progressive,weights=even*", "--parts", "oracle"]
     assert script("distillation").main(["--tiny", *chosen, "--workers", "1", "--work", str(tmp_path)]) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["method"], r["steps"], r["metric"]): r["value"] for r in receipts}
-    assert {metric for method, _, metric in values if method == "direct"} == {
-        "sliced_w2_ratio", "mode_weight_error", "stray", "map_error"
-    }  # fmt: skip
+    assert {(steps, metric) for method, steps, metric in values if method == "progressive"} == {
+        (steps, metric)
+        for steps in (1, 2, 4)
+        for metric in ("sliced_w2_ratio", "mode_weight_error", "stray", "map_error")
+    }
+    # Each is that of the stage for so many steps.
+    trained = {receipt["steps"]: receipt["step"] for receipt in receipts if receipt["method"] == "progressive"}
+    assert trained == {4: 43, 2: 51, 1: 60}
     # Euler's error falls with its steps, and with as many as the reference it lands where that does.
     errors = [values["teacher", steps, "map_error"] for steps in (1, 2, 4, 400)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 < errors[0]
-    assert values["direct", 1, "map_error"] > errors[-1]
+    assert values["progressive", 1, "map_error"] > errors[-1]
+
+
+def test_a_student_told_labels_is_held_against_the_flow_of_its_label():
+    measured, path, mixture = script("distillation"), make_path("linear"), ring()
+    start = jax.random.normal(jax.random.key(0), (16, 2))
+    label = jnp.arange(16) % 8
+    ends = measured.trajectory_ends(mixture, path, start, label)
+    np.testing.assert_allclose(ends, mixture.means[label] + 0.15 * start, atol=1e-4)
+    run = Run(load("configs/distillation.py:method=latent_consistency,weights=uneven"))
+    shares = np.bincount(measured.labels(run)["label"]) / 5000
+    gap = np.abs(shares - run.source.oracle.weights)
+    assert 0 < gap.max() < 4 * 0.5 * 5000**-0.5  # drawn, with the noise that draws have
+    assert measured.labels(Run(load("configs/distillation.py:method=direct"))) == {}
 
 
 def test_published_policies_are_near_the_best_there_is():

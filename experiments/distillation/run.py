@@ -9,13 +9,16 @@ networks of one size. Measured at the steps that each is meant for:
     mode_weight_error   sum of |share of the samples in a mode - its weight| over the modes
     stray               share of the samples further from their mode than 99.9% of the truth
     map_error           median distance of a sample from where the teacher's ODE leads from the same noise, by 400 steps of
-                        Runge and Kutta; for samplers that draw no further noise
+                        Runge and Kutta; for samplers that draw no further noise, as a jump to the data does not in one step
 
-and the teacher itself by as many steps of Euler. `stability` trains every method with even weights on three seeds, computing
+and the teacher itself by as many steps of Euler. A student of progressive distillation is measured at the end of the stage in
+which it has as many steps as its sampler; one that is told labels, under labels drawn as the modes are weighed, and its
+distance is from where the flow of its label leads. `stability` trains every method with even weights on three seeds, computing
 in float32 and in bfloat16. Finished runs are not trained again; with `--only` the receipts of all others stay as they are.
 """
 
 import argparse
+import dataclasses
 import itertools
 import sys
 from collections.abc import Sequence
@@ -31,6 +34,8 @@ from flowjax.config import ConfigDict
 from flowjax.evaluation.coverage import mode_weights
 from flowjax.evaluation.experiment import last_receipts, run_parts, sweep
 from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.evaluation.run_files import seconds_until
+from flowjax.methods.progressive import stage_lengths
 from flowjax.paths.noises import gaussian
 from flowjax.paths.ode import solve
 from flowjax.paths.oracles import GaussianMixture
@@ -38,7 +43,7 @@ from flowjax.paths.path import PATHS, GaussianPath, make_path
 from flowjax.samplers.build import split_keys
 from flowjax.sweep.jobs import Job, plan
 from flowjax.training.run import Run
-from flowjax.training.sampling import Drawer, evaluate_samplers, make_evaluators
+from flowjax.training.sampling import Drawer, evaluate, make_evaluators
 from flowjax.training.state import step_key
 
 CONFIG = "configs/distillation.py"
@@ -90,37 +95,60 @@ def trained(options: argparse.Namespace, folder: str, only: str, overrides: Sequ
 
 def measure(job: Job, run: Run) -> list[dict]:
     """The receipts of a finished run at each of its samplers."""
-    params, drawer = run.latest_state().params, Drawer(run)
-    receipts = []
-    for name, written in evaluate_samplers(run).items():
-        sampler = run.method.samplers[name]
-        steps = sampler.description["steps"]
+    checkpoints, drawer, evaluators = run.checkpoints(read_only=True), Drawer(run), make_evaluators(run)
+    conditions, receipts = labels(run), []
+    for name, sampler in run.method.samplers.items():
+        steps, kind = sampler.description["steps"], sampler.description["sampler"]
+        step = trained_for(run.config, steps) or checkpoints.latest()
+        params = {sampler.role: jax.tree.map(np.asarray, checkpoints.read_role(sampler.role, step))}
+        seconds = seconds_until(run.workdir, step)
+        _, written = evaluate(run, drawer, evaluators, params, step, name, seconds, conditions=conditions)
         about = dict(student=job.config["method"]["name"], method=job.point[":method"], steps=steps)
         about["weights"] = job.config["data"]["weights"]
         receipts += [{**receipt, **about} for receipt in written if receipt["metric"] in JUDGED]
-        follows = sampler.description["sampler"] in ("euler", "ddim", "flow_map")
-        # The map is that of all data: a student told their labels has other ends.
-        if follows and not sampler.description.get("gamma") and run.source.spec.num_classes is None:
-            error = map_error(run, drawer, params, name)
+        follows = kind in ("euler", "ddim", "flow_map") or (kind == "consistency" and steps == 1)
+        if follows and not sampler.description.get("gamma"):
+            error = map_error(run, drawer, params, name, conditions)
             receipts.append({**written[0], **about, "metric": "map_error", "value": error, "better": "lower"})
             for field in ("interval", "floor", "floor_std"):
                 receipts[-1].pop(field, None)
     return receipts
 
 
-def map_error(run: Run, drawer: Drawer, params: dict, sampler: str) -> float:
+def labels(run: Run) -> dict[str, np.ndarray]:
+    """Labels for the samples, where a network reads them: drawn, so that shares of modes err as those of true points do."""
+    if run.source.spec.num_classes is None:
+        return {}
+    weights, draw = np.asarray(run.source.oracle.weights, np.float64), np.random.default_rng(run.config.seed)
+    drawn = draw.choice(len(weights), run.config.evaluation.count, p=weights / weights.sum())
+    return {"label": drawn.astype(np.int32)}
+
+
+def trained_for(config: ConfigDict, steps: int) -> int | None:
+    """After how many updates a student of progressive distillation is one of so many steps; None for other students."""
+    if config.method.name != "progressive":
+        return None
+    first = config.method.first_steps
+    ends = itertools.accumulate(stage_lengths(config.steps, first, 1))
+    return dict(zip((first // 2**stage for stage in itertools.count()), ends))[steps]
+
+
+def map_error(run: Run, drawer: Drawer, params: dict, sampler: str, conditions: dict[str, np.ndarray]) -> float:
     """The median distance of samples from the ends of their trajectories."""
     count, stream = run.config.evaluation.count, "map_error"
-    samples = drawer.draw(params, sampler, {}, count, stream, count)
+    samples = drawer.draw(params, sampler, conditions, count, stream, count)
     keys = example_keys(step_key(run.config.seed, 0, f"draw/{stream}"), jnp.arange(count))
     path = build("path", run.config.path, PATHS)
     start = path.sigma(jnp.asarray(path.start)) * gaussian().sample(split_keys(keys)[0], (2,))
-    return float(np.median(np.linalg.norm(samples - trajectory_ends(run.source.oracle, path, start), axis=1)))
+    ends = trajectory_ends(run.source.oracle, path, start, conditions.get("label"))
+    return float(np.median(np.linalg.norm(samples - ends, axis=1)))
 
 
-def trajectory_ends(mixture: GaussianMixture, path: GaussianPath, start) -> np.ndarray:
-    """Where the exact velocity leads from the noise end to the data end."""
-    velocity = lambda x, t: mixture.prediction(path, "velocity", x, t)
+def trajectory_ends(mixture: GaussianMixture, path: GaussianPath, start, label=None) -> np.ndarray:
+    """Where the exact velocity leads from the noise end to the data end: that of all modes, or of the one of each label."""
+    if label is not None:
+        mixture = dataclasses.replace(mixture, classes=jnp.arange(len(mixture.weights)))
+    velocity = lambda x, t: mixture.prediction(path, "velocity", x, t, label)
     follow = jax.jit(lambda x: solve(velocity, x, path.start, path.end, REFERENCE_STEPS, "rk4"))
     return np.asarray(follow(start))
 

@@ -161,6 +161,7 @@ def evaluate(
     sampler: str,
     seconds: float,
     average: str | None = None,
+    conditions: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Draws samples, measures them with every evaluator; returns the values by name and a receipt for each.
 
@@ -173,10 +174,11 @@ def evaluate(
       sampler: which sampler.
       seconds: how long training took.
       average: what the sampled parameters are, when they are not the sampler's role as it was trained.
+      conditions: under which the samples are drawn; None for those of training/conditions.py.
     """
     config = run.config
     count = config.evaluation.count
-    conditions = drawn_under(run, sampler, count)
+    conditions = drawn_under(run, sampler, count) if conditions is None else conditions
     began = time.perf_counter()
     samples = drawer.draw(params, sampler, conditions, count, "evaluation", config.evaluation.batch_size)
     drawing = time.perf_counter() - began

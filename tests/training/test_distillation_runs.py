@@ -53,7 +53,8 @@ def test_progressive_hands_over_and_resumes_in_the_middle_of_a_stage(tmp_path):
     )
     steps = [line["student_steps"] for line in lines if "student_steps" in line]
     assert steps == [4, 4, 2, 2, 1, 1]
-    parts = ["--config.when.checkpoint.every_steps=20", "--config.optimizer.warmup_steps=2"]
+    parts = ["--config.when.checkpoint.every_steps=20", "--config.when.checkpoint.at_percent=()"]
+    parts.append("--config.optimizer.warmup_steps=2")
     flowjax(tmp_path / "kept", "progressive", *parts, "--config.checkpoint.keep_latest=3")
     saved = Checkpoints(tmp_path / "kept" / "checkpoints", read_only=True)
     assert saved.steps() == [20, 40, 60]
