@@ -1,6 +1,6 @@
 r"""Adversarial distillation: a student of a few steps whose samples a discriminator cannot tell from data.
 
-Roles: student, teacher (frozen), discriminator, the averages of config.ema; ADD on images also the network of the features.
+Roles: student, teacher (frozen), discriminator, the averages of config.ema; ADD with an image network that network as well.
 
     phase          trains         loss
     discriminator  discriminator  the game, and R1 on real examples
@@ -8,8 +8,9 @@ Roles: student, teacher (frozen), discriminator, the averages of config.ema; ADD
 
 With x the student's clean data at noised real data (or at its own sampling, `simulated`) at one of its times:
 
-ADD (Sauer et al. 2023). The discriminator sees x itself: heads on the features of an image network, PatchGAN, or dense layers
-for points. The teacher sees x noised to a time of config.time, and the student is drawn to what it denoises that to,
+ADD (Sauer et al. 2023). The discriminator sees x itself, through frozen features: those of an image network in the
+publication, the teacher's own tokens of clean images where none is given; dense layers for points. The teacher sees x noised
+to a time of config.time, and the student is drawn to what it denoises that to,
 
     L = G(D(x)) + distillation_weight * alpha(t) mean |x - stop_gradient(teacher's data at (alpha x + sigma e, t))|^2.   (1)
 
@@ -174,8 +175,9 @@ def add(
       inputs: likewise.
       student_every: likewise.
       game: likewise.
-      discriminator: spec of methods/judges.py for clean examples: 'features', 'patch' or 'points'. By default dense layers for
-        points, patches for images. It is not told of conditions, except dense layers of labels.
+      discriminator: spec of methods/judges.py for clean examples: 'tokens', 'features', 'patch' or 'points'. By default dense
+        layers for points, the teacher's tokens for images, patches where it has none. Tokens know the conditions, dense layers
+        the labels; the others are not told.
       discriminator_optimizer: likewise.
       penalty_weight: likewise; of the features' heads 1e-5 in the publication.
       penalty_step: likewise.
@@ -192,8 +194,10 @@ def add(
         config, data, "add", prediction, teacher, start, steps, student_every, inputs, ("weight",)
     )
     setting, path = student.setting, student.setting.path
-    spec = discriminator or dict(name="points" if len(data.shape) == 1 else "patch")
-    judge = make_judge(spec, config, data, discriminator_optimizer, noised=False)
+    network = student.teacher.network
+    usual = "points" if len(data.shape) == 1 else "patch" if network.hidden is None else "tokens"
+    spec, backbone = discriminator or dict(name=usual), (network, "teacher")
+    judge = make_judge(spec, config, data, discriminator_optimizer, noised=False, backbone=backbone, end=path.end)
     bout = Bout(choose("game", game, GAMES), penalty_weight, penalty_step)
 
     def student_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:

@@ -2,7 +2,8 @@ r"""Discriminators of distillation, each with the roles it brings.
 
     points     dense layers on points, clean or noised
     patch      PatchGAN on clean images
-    tokens     heads on the tokens that a network has of noised images: a frozen teacher's (LADD), or the fake denoiser's (DMD2)
+    tokens     heads on the tokens that a network has of noised images: a frozen teacher's (LADD) or the fake denoiser's (DMD2);
+               or of clean ones, at the end of the path (ADD where no image network is named)
     features   heads on the features that a frozen image network has of clean images (ADD)
 
 The role `discriminator` is what is trained; the network behind `tokens` is a role that the method has anyway.
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
@@ -133,7 +135,7 @@ def judge_patches(config: ConfigDict, data: DataSpec, channels: int = 64, layers
 
 
 def judge_tokens(
-    config: ConfigDict, data: DataSpec, backbone: tuple[Network, str], layers: tuple = (), width: int = 64
+    config: ConfigDict, data: DataSpec, backbone: tuple[Network, str], end: float, layers: tuple = (), width: int = 64
 ) -> Any:
     """Heads on the tokens of a network.
 
@@ -141,6 +143,7 @@ def judge_tokens(
       config: for the precision.
       data: what the network sees.
       backbone: the network, and the role of its parameters.
+      end: the time of clean examples.
       layers: the blocks, counted from 1; the one in the middle unless told.
       width: of a head.
     """
@@ -150,7 +153,8 @@ def judge_tokens(
         check_layer(network, layer, f"The network of the role '{role}'", "method.discriminator.layers")
     top = heads([hidden_channels(network, data, layer) for layer in layers], width, config.precision)
 
-    def logits(params: Params, x: Array, t: Array, cond: Conditions) -> Logits:
+    def logits(params: Params, x: Array, t: Array | None, cond: Conditions) -> Logits:
+        t = jnp.full(len(x), end) if t is None else t
         return top.apply(params[JUDGE], network.hidden(params[role], x, t, cond, layer=layers)[1])
 
     return top.init, logits, {}
@@ -189,7 +193,7 @@ def judge_features(
 
 
 NOISED = {"points": judge_points, "tokens": judge_tokens}
-CLEAN = {"points": judge_points, "patch": judge_patches, "features": judge_features}
+CLEAN = {"points": judge_points, "patch": judge_patches, "tokens": judge_tokens, "features": judge_features}
 
 
 def make_judge(
@@ -199,6 +203,7 @@ def make_judge(
     optimizer: Spec | None,
     noised: bool,
     backbone: tuple[Network, str] | None = None,
+    end: float = 1.0,
     updates: int | None = None,
 ) -> Judge:
     """The discriminator that a spec describes, with its roles.
@@ -210,10 +215,11 @@ def make_judge(
       optimizer: of the discriminator; config.optimizer unless given.
       noised: whether it judges noised examples, at a time, or clean ones.
       backbone: the network behind `tokens`, and its role.
+      end: of the path: the time at which `tokens` sees clean examples.
       updates: how many it will have; one a step unless given.
     """
     table = NOISED if noised else CLEAN
-    given = dict(config=config, data=data, noised=noised, backbone=backbone)
+    given = dict(config=config, data=data, noised=noised, backbone=backbone, end=end)
     init, logits, roles = build("discriminator", spec, table, **given)
     rule = make_optimizer(optimizer or config.optimizer, updates or config.steps)
     own = Role(init=init, tx=rule.tx, learning_rate=rule.learning_rate)

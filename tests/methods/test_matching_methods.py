@@ -11,6 +11,7 @@ from flowjax.config import defaults
 from flowjax.contract import DataSpec
 from flowjax.methods import METHODS
 from flowjax.methods.generators import make_generator
+from flowjax.methods.judges import make_judge
 from flowjax.methods.parts import make_setting
 from flowjax.models.network import Network
 from flowjax.training.state import initial_state
@@ -135,6 +136,26 @@ def test_points_from_data_lie_at_the_students_times():
     assert set(np.asarray(t).tolist()) <= {0.0, 0.25, 0.5, 0.75} and len(set(np.asarray(t).tolist())) > 1
     noise = (x - t[:, None] * BATCH["data"]) / (1 - t[:, None])
     assert 0.6 < float(noise.std()) < 1.4
+
+
+def test_clean_tokens_are_those_at_the_end_of_the_path():
+    data = DataSpec((4, 4, 1), num_classes=3)
+    config = config_of(network=dict(name="dit", width=8, depth=2, heads=2, patch=2))
+    network = make_setting(config, data, "velocity").network
+    options = dict(backbone=(network, "teacher"), end=0.875)
+    clean, noised = (
+        make_judge(dict(name="tokens"), config, data, None, noised=noised, **options) for noised in (False, True)
+    )
+    params = {"teacher": network.init(KEY), "discriminator": clean.roles["discriminator"].init(KEY)}
+    # a fresh transformer's blocks begin as the identity: every layer gets something to say
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), params)
+    x, cond = jax.random.normal(KEY, (5, 4, 4, 1)), {"label": jnp.arange(5) % 3}
+    seen = clean.logits(params, x, None, cond)
+    np.testing.assert_allclose(seen, noised.logits(params, x, jnp.full(5, 0.875), cond), rtol=1e-5, atol=1e-6)
+    assert (
+        np.abs(seen - clean.logits(params, x, None, {"label": jnp.full(5, 2)}))[:2].max() > 1e-4
+    )  # it knows the class
+    assert np.abs(seen - noised.logits(params, x, jnp.full(5, 0.2), cond)).max() > 1e-4
 
 
 def test_what_does_nothing_is_refused():
