@@ -2,13 +2,23 @@
 
     python -m flowjax.main --config=configs/digits.py:network=dit --workdir=runs/teacher
     python -m flowjax.main --config=configs/students.py:teacher=runs/teacher,method=progressive
-    python -m flowjax.main --config=configs/students.py:teacher=runs/teacher,method=latent_consistency,rank=16   # LCM-LoRA
+    python -m flowjax.main --config=configs/students.py:teacher=runs/teacher,method=latent_consistency_lora,rank=8
     python -m flowjax.sweep --config=configs/students.py:teacher=runs/teacher --out=runs/students               # every method
 
 Every student starts as its teacher, with the same network, and sees as many images as every other. `guidance` is the scale
 of guidance that it takes over, so that its samples need no second evaluation; a latent consistency model learns all scales
 from 1 to 4 and samples at this one. Methods of FROM_DATA go on from the teacher's parameters and never ask it again: they
 learn from the data alone, and are guided while they sample, by a second evaluation.
+
+`perceptual` names an image network (flowjax/models/features) whose weights are prepared: methods that have a distance of
+pictures take it on that network's features, and ADD's discriminator stands on them; otherwise distances are of pixels, and
+ADD judges by its teacher's tokens. InstaFlow is two runs, a round of reflow with the teacher's guidance and then distillation
+from its straight flow, which begins with squared errors and goes on with the perceptual distance:
+
+    python -m flowjax.data.prepare efficientnet_lite0
+    python -m flowjax.main --workdir=runs/straight --config=configs/students.py:teacher=runs/t,method=reflow,guidance=1.5
+    python -m flowjax.main --workdir=runs/instaflow \
+        --config=configs/students.py:teacher=runs/straight,method=direct,perceptual=efficientnet_lite0
 
 `width` makes a smaller student, which starts fresh. SlimFlow is two such runs, the second with the first as its teacher:
 
@@ -32,6 +42,9 @@ TWO_TIMES = {"network.two_times": True, "samplers": JUMPS}
 PLAYED = {"samplers": NOISES_AGAIN, "asked": ONE, "steps_per_dispatch": 1}
 GRID = dict(name="grid", levels=dict(name="constant", count=32))
 SLOWLY = dict(name="constant", decay=0.95)
+HUBER = dict(name="pseudo_huber", width=0.03)
+# A game whose gradient does not vanish when the discriminator is ahead, and R1, which keeps it from running away.
+CALM = dict(game="non_saturating", penalty_weight=0.1, penalty_step=0.1)
 # Solvers are the midpoint rule throughout: it never asks a teacher at the clean end, where a data prediction has no velocity.
 # method -> what it changes: config key -> value. `asked` are its samplers' steps, FEW unless said; `lasting` is what lasts a
 # share of the run.
@@ -56,10 +69,15 @@ STUDENTS = {
             pairs=GRID,
             target=SLOWLY,
             solver="midpoint",
-            distance=dict(name="pseudo_huber", width=0.03),
+            distance=HUBER,
             scales=(1.0, 4.0),
         ),
         "network.guidance_conditional": True,
+        "samplers": NOISES_AGAIN,
+    },
+    "latent_consistency_lora": {  # one scale of guidance, the teacher's, and the student is its own target
+        "method": dict(name="consistency", pairs=GRID, solver="midpoint", distance=HUBER),
+        "lora.rank": 16,
         "samplers": NOISES_AGAIN,
     },
     "continuous_consistency_distillation": {
@@ -76,12 +94,17 @@ STUDENTS = {
     "dmd": {**PLAYED, "method": dict(name="dmd", teacher_steps=8)},
     "dmd2": {**PLAYED, "method": dict(name="dmd2", student_every=2)},
     "sid": {**PLAYED, "method": dict(name="sid")},
-    "ladd": {**PLAYED, "method": dict(name="ladd", steps=1)},
-    "add": {**PLAYED, "method": dict(name="add", steps=1)},
+    "ladd": {**PLAYED, "method": dict(name="ladd", steps=1, **CALM), "optimizer.b1": 0.5},
+    "add": {**PLAYED, "method": dict(name="add", steps=1, **CALM), "optimizer.b1": 0.5},
     "rectified_flow_pp": {
-        "method": dict(name="reflow", teacher_steps=8, real=0.5, distance=dict(name="pseudo_huber", width=0.03)),
+        "method": dict(name="reflow", teacher_steps=8, real=0.5, distance=HUBER),
         "time": dict(name="u_shaped", high=0.999),
         "samplers": EULER,
+    },
+    "rectified_diffusion": {  # the pairs' own path and prediction, whatever they are: only the noise is the matching one
+        "method": dict(name="reflow", teacher_steps=8, loss="data", distance=HUBER),
+        "time": dict(name="u_shaped", high=0.999),
+        "samplers": dict(EULER, name="ddim"),
     },
     "annealed_reflow": {
         "method": dict(name="reflow", teacher_steps=8, annealing=dict(name="cosine")),
@@ -96,15 +119,23 @@ STUDENTS = {
     },
 }
 FROM_DATA = {
+    "consistency_training": {
+        "method": dict(
+            name="consistency",
+            pairs=dict(name="grid", levels=dict(name="square_root")),
+            target=dict(name="levels", decay=0.9),
+        ),
+        "samplers": NOISES_AGAIN,
+    },
     "easy_consistency_tuning": {
-        "method": dict(name="consistency", pairs=dict(name="ratio"), distance=dict(name="pseudo_huber", width=0.03)),
+        "method": dict(name="consistency", pairs=dict(name="ratio"), distance=HUBER),
         "samplers": NOISES_AGAIN,
     },
     "improved_consistency_training": {
         "method": dict(
             name="consistency",
             pairs=dict(name="grid", levels=dict(name="doubling"), cells="times"),
-            distance=dict(name="pseudo_huber", width=0.03),
+            distance=HUBER,
         ),
         "samplers": NOISES_AGAIN,
     },
@@ -120,13 +151,29 @@ FROM_DATA = {
 }
 METHODS = {**STUDENTS, **FROM_DATA}
 
+SEEN_AT = 64  # the side that pictures are enlarged to for an image network
+# Where a method has a distance of pictures, and for which share of the run it is of pixels first.
+PERCEIVED = {
+    **dict.fromkeys(("direct", "direct_map", "guided_direct"), ("distance", 0.25)),
+    **dict.fromkeys(("consistency_distillation", "consistency_training", "dmd"), ("distance", 0.0)),
+    "rectified_flow_pp": ("perceptual", 0.0),
+}
+
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: teacher = a run's folder; method = one of METHODS; guidance; rank = of an adapter, 0 for none; width; steps;
-    tiny.
+    """Options: teacher = a run's folder; method = one of METHODS; guidance; rank = of an adapter, 0 for the method's own or
+    none; perceptual = an image network; width; steps; tiny.
     """
     options = parse_argument(
-        argument, teacher="", method="progressive", guidance=1.0, rank=0, width=0, steps=2_000, tiny=False
+        argument,
+        teacher="",
+        method="progressive",
+        guidance=1.0,
+        rank=0,
+        perceptual="",
+        width=0,
+        steps=2_000,
+        tiny=False,
     )
     if not options.teacher:
         raise ValueError("Which run is the teacher? Give --config=configs/students.py:teacher=RUN_DIRECTORY.")
@@ -135,6 +182,7 @@ def get_config(argument: str = "") -> ConfigDict:
     theirs = adopt(config, options.teacher, "The teacher")
     config.name = f"{theirs.name}_{options.method}" + (f"_rank_{options.rank}" if options.rank else "")
     config.name += f"_width_{options.width}" if options.width else ""
+    config.name += f"_{options.perceptual}" if options.perceptual else ""
     config.steps = 8 if options.tiny else options.steps
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="cosine", warmup_steps=100)
     config.ema = dict(ema=dict(name="power", std=0.05))
@@ -156,6 +204,8 @@ def get_config(argument: str = "") -> ConfigDict:
         config.restore.student = reference_of_run(options.teacher, "The teacher")
     else:
         learn_from(config, options.teacher, options.guidance)
+    if options.perceptual:
+        look_at(config, options.method, options.perceptual)
     if options.rank:
         config.lora.rank = options.rank
     if options.width:
@@ -185,6 +235,16 @@ def learn_from(config: ConfigDict, run: str, guidance: float) -> None:
         for name in config.samplers:
             config.samplers[name].conditions = dict(guidance=guidance)
     config.method.update(teacher=teacher, start="teacher")
+
+
+def look_at(config: ConfigDict, method: str, extractor: str) -> None:
+    """Lets a method compare or judge pictures by what an image network sees in them."""
+    if method == "add":
+        config.method.discriminator = dict(name="features", extractor=extractor, input_size=SEEN_AT)
+        return
+    place, share = choose("method with a distance of pictures", method, PERCEIVED)
+    network = dict(name="features", extractor=extractor, input_size=SEEN_AT)
+    config.method[place] = dict(name="perceptual", network=network, squared_until=int(share * config.steps))
 
 
 def sweep() -> list[hyper.Point]:

@@ -30,8 +30,11 @@ def test_every_student_fits_a_finished_run(teacher, name):
     told = "scales" in run.config.method
     if asks:
         assert run.config.method.teacher.guidance_scale == (1.0 if told else 2.0)
-    assert run.method.roles["student"].restore_from == f"{teacher}:ema"
+    adapted = "base" if run.config.lora.rank else "student"
+    assert run.method.roles[adapted].restore_from == f"{teacher}:ema"
     assert not told or run.config.samplers.default.conditions.guidance == 2.0
+    if name == "add":  # heads on what its teacher sees, not patches
+        assert set(run.executor.abstract.params["discriminator"]) == {"head_0"}
     batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in next(run.iterator()).items()}
     batch["step"] = jax.ShapeDtypeStruct(batch["row"].shape, np.int32)
     for phase in run.method.phases.values():
@@ -42,15 +45,34 @@ def test_every_student_fits_a_finished_run(teacher, name):
         assert sampler.description["nfe"] == evaluations * sampler.description["steps"]
 
 
+@pytest.mark.parametrize("name, place, role", [
+    ("direct", "distance", "perceptual"),
+    ("rectified_flow_pp", "perceptual", "perceptual"),
+    ("add", "discriminator", "features"),
+])  # fmt: skip
+def test_pictures_are_compared_and_judged_as_an_image_network_sees_them(teacher, name, place, role):
+    config = f"configs/students.py:tiny,teacher={teacher},method={name}"
+    assert role not in Run(load(config)).method.roles  # nothing that has to be downloaded unless asked for
+    inside = "network." if role == "perceptual" else ""
+    run = Run(load(f"{config},perceptual=efficientnet_lite0", [f"method.{place}.{inside}weights='random'"]))
+    assert run.method.roles[role].tx is None and "stem" in jax.eval_shape(
+        run.method.roles[role].init, jax.random.key(0)
+    )
+    if name == "direct":  # InstaFlow's second half begins with squared errors
+        assert 0 < run.config.method.distance.squared_until < run.config.steps
+    with pytest.raises(ConfigError, match="Unknown method with a distance of pictures 'boot'"):
+        load(f"configs/students.py:tiny,teacher={teacher},method=boot,perceptual=efficientnet_lite0")
+
+
 def test_an_adapter_that_learns_consistency_leaves_its_teacher_as_it_was(teacher, tmp_path):
-    config = f"configs/students.py:tiny,teacher={teacher},method=latent_consistency,rank=4"
+    config = f"configs/students.py:tiny,teacher={teacher},method=latent_consistency_lora,rank=4"
     assert main([f"--config={config}", f"--workdir={tmp_path}", *QUIET]) == 0
     student, origin = (Checkpoints(folder / "checkpoints", read_only=True) for folder in (tmp_path, teacher))
     flat = lambda tree: {
         jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     }
     base, theirs = flat(student.read_role("base")), flat(origin.read_role("ema"))
-    assert set(theirs) <= set(base)  # and what reads the guidance scale
+    assert set(theirs) == set(base)
     for name, leaf in theirs.items():
         np.testing.assert_array_equal(base[name], leaf)
     adapter = student.read_role("student")
