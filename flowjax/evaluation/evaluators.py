@@ -27,6 +27,7 @@ from flowjax.evaluation.agreement import caption_agreement
 from flowjax.evaluation.captions import caption_accuracy
 from flowjax.evaluation.classifiers import RECIPES
 from flowjax.evaluation.comparisons import comparisons
+from flowjax.evaluation.diversity import diversity
 from flowjax.evaluation.features import Features
 from flowjax.evaluation.judging import (
     HIGHER_IS_BETTER,
@@ -294,6 +295,7 @@ EVALUATORS = {
     "kid": kid,
     "frechet": frechet,
     "precision_recall": precision_recall,
+    "diversity": diversity,
     "mode_weights": mode_weights,
     "class_accuracy": class_accuracy,
     "nearest_neighbour": nearest_neighbour,

@@ -23,7 +23,7 @@ FEATURES = {
 }
 HIGHER_IS_BETTER = frozenset(
     (
-        *("precision", "recall", "density", "coverage", "class_accuracy", "caption_agreement", "psnr"),
+        *("precision", "recall", "density", "coverage", "diversity", "class_accuracy", "caption_agreement", "psnr"),
         *("return", "return_best", "return_expert"),
         *("comparison_accuracy", "comparison_accuracy_best"),
         *("caption_accuracy", "caption_accuracy_held_out"),
@@ -55,11 +55,16 @@ def features_of(spec: FeatureSpec, source: Source) -> Features:
     return build("feature extractor", {"name": spec} if isinstance(spec, str) else spec, FEATURES)
 
 
-def real_pool(source: Source, split: str, count: int, seed: int) -> np.ndarray:
-    """2n real examples, to be halved: n is `count`, but at most half of a finite split."""
+def real_examples(source: Source, split: str, count: int, seed: int) -> Mapping[str, np.ndarray]:
+    """2n real examples with their conditions, to be halved: n is `count`, but at most half of a finite split."""
     if source.size is not None:
         count = min(count, len(source.reference(split)["data"]) // 2)
-    return source.reference(split, 2 * count, seed)["data"]
+    return source.reference(split, 2 * count, seed)
+
+
+def real_pool(source: Source, split: str, count: int, seed: int) -> np.ndarray:
+    """The same without conditions."""
+    return real_examples(source, split, count, seed)["data"]
 
 
 def disjoint_real_sets(source: Source, split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

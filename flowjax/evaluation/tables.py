@@ -23,6 +23,9 @@ Options, with quotes around a value that has spaces:
     best       min or max: the best cell of every column is bold; or "fid:min,accuracy:max"
     count      yes adds a column with the number of receipts in a row
 
+A table that has not been made yet stands empty between its comments until there are receipts for it; one that was made and
+whose receipts are gone is an error.
+
 Two receipts in one cell that differ in none of the `over` fields are an error, not an average: their difference is a
 row, a column or a condition that the marker forgot.
 """
@@ -224,7 +227,7 @@ def regenerate(text: str, root: str | os.PathLike, partial: bool = False) -> str
     Args:
       text: of the page.
       root: the directory that sources are relative to.
-      partial: leave tables as they are whose receipts have not been made, instead of a NoReceipts.
+      partial: leave tables as they are whose receipts have not been made, instead of a NoReceipts; empty ones are always.
     """
     pieces, position = [], 0
     while begin := BEGIN.search(text, position):
@@ -236,9 +239,9 @@ def regenerate(text: str, root: str | os.PathLike, partial: bool = False) -> str
         try:
             made = f"\n{table(read_receipts(sources, root), options)}\n"
         except (NoReceipts, FileNotFoundError):
-            if not partial:
-                raise
             made = text[begin.end() : end.start()]
+            if made.strip() and not partial:
+                raise
         pieces += [text[position : begin.end()], made, text[end.start() : end.end()]]
         position = end.end()
     return "".join(pieces) + text[position:]

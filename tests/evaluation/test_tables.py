@@ -92,6 +92,14 @@ def test_tables_without_receipts_may_be_left_as_they_are(root):
     assert tables.regenerate(page("nowhere/*.json rows=path"), root, partial=True) == page("nowhere/*.json rows=path")
 
 
+def test_tables_that_were_never_made_stay_empty(root):
+    empty = "<!-- table: receipts rows=path where=metric=zzz -->\n<!-- end -->\n"
+    assert tables.regenerate(empty, root) == empty
+    made = empty.replace("<!-- end", "| path |\n<!-- end")  # its receipts are gone
+    with pytest.raises(ValueError, match="No receipt meets"):
+        tables.regenerate(made, root)
+
+
 def test_a_marker_without_end_does_not_eat_the_page(root):
     text = f"<!-- table: {MARKER} -->\n\nText\n" + page(MARKER)
     with pytest.raises(ValueError, match="has no `<!-- end -->`"):
