@@ -77,14 +77,25 @@ def test_students_of_pictures_are_measured_and_their_updates_timed(tmp_path):
     assert script("distillation", "images").main(arguments) == 0
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["part"], r["method"], r.get("steps"), r["metric"]): r["value"] for r in receipts}
-    for method, steps in (("teacher", 1), ("teacher", 2), ("teacher", 4), ("progressive", 1)):
-        assert values["fashion", method, steps, "frechet_ratio"] > 0
     # Two evaluations of the teacher and one of the student, of which one goes backwards: more than flow matching.
     assert 1 < values["cost", "progressive", None, "update_time_ratio"] < 10
     assert 1 < values["cost", "progressive", None, "update_memory_ratio"] < 10
     sizes = {r["method"]: r["parameters"] for r in receipts if r["part"] == "small"}
     assert sizes["annealed_reflow"] == sizes["annealed_and_guided"] == sizes["direct"] > 0
-    assert {"fashion.png", "fashion_progressive.png"} <= {file.name for file in (tmp_path / "published").iterdir()}
+    for method, steps in (("teacher", 1), ("teacher", 2), ("teacher", 4), ("progressive", 1)):
+        figures = {metric for part, *case, metric in values if (part, *case) == ("fashion", method, steps)}
+        about = {"frechet", "kid", "precision", "recall", "diversity", "class_accuracy", "seconds_per_image"}
+        assert about <= figures and values["fashion", method, steps, "frechet"] > 0
+        assert values["fashion", method, steps, "time_of_teacher"] > 0
+    for method in ("teacher", "progressive"):
+        assert values["fashion", method, None, "training_seconds"] > 0
+        assert values["fashion", method, None, "training_mebibytes"] > 0.1
+    published = tmp_path / "published"
+    assert {"fashion.png", "small.png", "fashion_teacher.png"} <= {file.name for file in published.iterdir()}
+    # What was measured is not measured again.
+    written = {file: file.stat().st_mtime_ns for file in (published / "receipts").glob("*.json")}
+    assert script("distillation", "images").main([*arguments[:4], "fashion", "--work", str(tmp_path)]) == 0
+    assert written == {file: file.stat().st_mtime_ns for file in (published / "receipts").glob("*.json")}
 
 
 @pytest.mark.slow

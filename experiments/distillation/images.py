@@ -1,44 +1,62 @@
 """Students of few steps of pictures: every method of configs/students.py on one teacher, at one budget.
 
-    python experiments/distillation/images.py [--tiny] [--parts fashion shapes small cost] [--only PATTERN] [--work DIR]
+    python experiments/distillation/images.py [--tiny] [--parts fashion shapes small instaflow cost] [--only PATTERN]
 
-    fashion   the teacher is configs/fashion.py (python -m flowjax.data.prepare fashion_mnist), its students are networks of its
-              own size that see equally many images; all are measured by the teacher's evaluators at one, two and four steps
-    shapes    the same for text to image: the teacher is configs/shapes.py with its guidance, which students fold in
-    small     SlimFlow on Fashion-MNIST: a student of a quarter of the parameters, and one that starts without its first half
-    cost      time and memory of an update as a multiple of flow matching's, measured beside it in one process
+    fashion    the teacher is configs/fashion.py (python -m flowjax.data.prepare fashion_mnist), its students are networks of
+               its own size that see equally many images
+    shapes     the same for text to image: the teacher is configs/shapes.py with its guidance, which students fold in;
+               measured on EfficientNet's features (python -m flowjax.data.prepare efficientnet_lite0)
+    small      SlimFlow on Fashion-MNIST: a student of a quarter of the parameters, and one without its first half
+    instaflow  InstaFlow on Fashion-MNIST: a round of reflow, and one step from there by pixels or by EfficientNet's features
+    cost       time and memory of an update as a multiple of flow matching's, measured beside it in one process
+
+Students are trained and measured one after the other: what was done stands when this is stopped. At each of a student's
+samplers, and of the teacher with as many steps of Euler and as it is meant, there are
+
+    frechet, kid, precision, recall, diversity     of features; the floor of each is what real pictures get
+    class_accuracy or caption_accuracy             does a sample show what was asked for?
+    seconds_per_image, time_of_teacher             sampling, and its ratio to the teacher's own, timed beside it in this process
+    training_seconds, training_mebibytes           without pictures and measurements; what the compiler says an update needs
 
 `--seeds 0 1 2 --only "method=mean_flow*"` repeats what it names. `--teacher DIR` takes a finished run as the teacher of the
-one part that is named. Finished runs are not trained again. `--tiny` does a little of everything, on small pictures, and
-writes to the work folder.
+one part that is named. Finished runs are not trained again, nor measured again while their receipts are there. `--tiny` does a
+little of everything, on small pictures, and writes to the work folder.
 """
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatch
+from typing import Any
 
 import jax
 import numpy as np
 
-from flowjax.config import ConfigDict, load, load_module
-from flowjax.evaluation import tables
-from flowjax.evaluation.experiment import publish_picture, run_parts, sweep, train
-from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.config import ConfigDict, ConfigError, load, load_module
+from flowjax.evaluation import pictures, run_files
+from flowjax.evaluation.experiment import publish_picture, run_parts, train
+from flowjax.evaluation.receipts import config_hash, make_receipt, read_receipts, replace_receipts
 from flowjax.methods.finished import config_of_run
-from flowjax.sweep.jobs import plan
+from flowjax.training.conditions import drawn_under
+from flowjax.training.measured import receipt_of
 from flowjax.training.plan import plan as needs
 from flowjax.training.run import Run
-from flowjax.training.sampling import evaluate_samplers
+from flowjax.training.sampling import Drawer, evaluate, make_evaluators
 
 STUDENTS = "configs/students.py"
 STEPS = (1, 2, 4)  # of the teacher, by Euler
-ROUNDS = 5  # of timed updates
-SEEDS = range(8)  # that may have been trained
+ROUNDS = 5  # of timed updates and samples
+SEEDS = range(8)  # that may be trained
+BATCH = 250  # samples that are drawn at once, and timed
+SHOWN = 10  # samples of a row of the gallery
+# Runs are measured here and not by themselves.
+QUIET = ("when.evaluate.at_percent=()", "when.sample.at_percent=(100,)", "writers.tensorboard=False")
+UNMEASURED = (*QUIET, "evaluators={}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +66,12 @@ class Subject:
     Attributes:
       teacher: the config of the teacher.
       tiny: the one in its place for `--tiny`.
-      guidance: the scale that students of a teacher take over; those that learn from data alone have none.
+      guidance: the scale that students of a teacher take over, and those that learn from data alone are sampled with.
       steps: of a student.
       batch_size: of a student.
-      shown: the metric of the figure.
+      features: of the distances: spec of flowjax.evaluation.judging.FEATURES.
+      accuracy: the evaluator that looks whether a sample shows what was asked for.
+      count: samples that are measured.
     """
 
     teacher: str
@@ -59,12 +79,53 @@ class Subject:
     guidance: float
     steps: int
     batch_size: int
-    shown: str
+    features: Mapping[str, Any]
+    accuracy: str
+    count: int
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The metrics that are kept."""
+        return ("frechet", "kid", "precision", "recall", "diversity", self.accuracy)
+
+    def measures(self, tiny: bool) -> dict[str, Any]:
+        """How samples are measured, as entries of a config."""
+        features = dict(name="identity") if tiny else dict(self.features)
+        count = 80 if tiny else self.count
+        accuracy = dict(name=self.accuracy)
+        if self.accuracy == "class_accuracy":
+            accuracy["features"] = "auto" if tiny else features
+        evaluators = dict(
+            frechet=dict(name="frechet", features=features),
+            kid=dict(name="kid", features=features, subset_size=count // 4),
+            precision_recall=dict(name="precision_recall", features=features),
+            diversity=dict(name="diversity", features=features),
+            accuracy=accuracy,
+        )
+        return dict(evaluation=dict(count=count, batch_size=min(count, BATCH)), evaluators=evaluators)
 
 
-FASHION = Subject("configs/fashion.py", "configs/digits.py:tiny,network=dit", 1.0, 1_000, 64, "frechet_ratio")
-SHAPES = Subject("configs/shapes.py", "configs/shapes.py:tiny", 1.5, 1_000, 64, "caption_accuracy")
-QUARTER = 56  # the width of a network with less than a quarter of the parameters of the teacher of Fashion-MNIST
+FASHION = Subject(
+    teacher="configs/fashion.py",
+    tiny="configs/digits.py:tiny,network=dit",
+    guidance=1.0,
+    steps=1_000,
+    batch_size=32,
+    features=dict(name="fashion_mnist"),
+    accuracy="class_accuracy",
+    count=2_000,
+)
+SHAPES = Subject(
+    teacher="configs/shapes.py",
+    tiny="configs/shapes.py:tiny",
+    guidance=1.5,
+    steps=1_000,
+    batch_size=64,
+    features=dict(name="efficientnet_lite0", layer="b10", input_size=64),
+    accuracy="caption_accuracy",
+    count=2_000,
+)
+QUARTER = 48  # the width of a network with less than a quarter of the parameters of the teacher of Fashion-MNIST
 
 
 def teacher_of(options: argparse.Namespace, name: str, subject: Subject) -> pathlib.Path:
@@ -74,7 +135,8 @@ def teacher_of(options: argparse.Namespace, name: str, subject: Subject) -> path
     if options.teacher:
         return options.teacher.absolute()
     workdir = options.work / f"{name}_teacher"
-    train(options.root, f"{options.root / (subject.tiny if options.tiny else subject.teacher)}", workdir)
+    config = options.root / (subject.tiny if options.tiny else subject.teacher)
+    train(options.root, str(config), workdir, *(f"--config.{override}" for override in QUIET))
     return workdir
 
 
@@ -86,67 +148,233 @@ def students_config(options: argparse.Namespace, subject: Subject, teacher: path
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Yardstick:
+    """What the teacher and all its students are measured by, in one process; real pictures are looked at once.
+
+    Attributes:
+      subject: what is compared.
+      part: of the experiment, that receipts belong to.
+      options: of the command line.
+      teacher: the finished run, measured as its students.
+    """
+
+    subject: Subject
+    part: str
+    options: argparse.Namespace
+    teacher: Run
+
+    @functools.cached_property
+    def evaluators(self) -> dict[str, Any]:
+        """By name."""
+        return make_evaluators(self.teacher)
+
+    @functools.cached_property
+    def teacher_seconds(self) -> Callable[[], float]:
+        """Draws a batch as the teacher is meant to, and returns its seconds."""
+        drawer, params = Drawer(self.teacher), self.teacher.latest_state().params
+        seconds = lambda: self.draw(drawer, params, self.teacher.default_sampler)[0]
+        seconds()  # compiles
+        return seconds
+
+    def as_measured(self, config: ConfigDict) -> ConfigDict:
+        """A run's config with this yardstick's measures in place of its own."""
+        return ConfigDict({**config.to_dict(), **self.subject.measures(self.options.tiny)})
+
+    def draw(self, drawer: Drawer, params: Mapping[str, Any], sampler: str) -> tuple[float, np.ndarray]:
+        """The seconds of a batch of samples, and the samples."""
+        size = drawer.run.config.evaluation.batch_size
+        conditions = drawn_under(drawer.run, sampler, size)
+        began = time.perf_counter()
+        samples = drawer.draw(params, sampler, conditions, size, "evaluation", size)
+        return time.perf_counter() - began, samples
+
+    def publish(self, config: ConfigDict, workdir: pathlib.Path, method: str, **about: Any) -> None:
+        """Measures a finished run and writes its receipts, and a row of its samples, unless they are there.
+
+        Args:
+          config: of the run.
+          workdir: of the run.
+          method: as tables name it.
+          **about: further fields of its receipts.
+        """
+        run = Run(self.as_measured(config), workdir)
+        folder, digest = self.options.out / "receipts", config_hash(run.config.to_dict())
+        mine = lambda r: r["part"] == self.part and (r["method"], r["seed"]) == (method, run.config.seed)
+        if any(mine(receipt) and receipt["config"]["hash"] == digest for receipt in read_receipts(folder)):
+            return
+        receipts = [{**receipt, "method": method, **about} for receipt in self.measured(run, method)]
+        replace_receipts(folder, self.part, receipts, mine)
+        first = {r["metric"]: r["value"] for r in receipts if r.get("steps") == receipts[0]["steps"]}
+        print(f"{method}, seed {run.config.seed}:", ", ".join(f"{k} {v:.3g}" for k, v in first.items()), flush=True)
+
+    def measured(self, run: Run, method: str) -> Iterator[dict]:
+        """The receipts of a finished run at each of its samplers, and of its training."""
+        state, drawer = run.latest_state(), Drawer(run)
+        step = int(state.step)
+        seconds = run_files.seconds_until(run.workdir, step, "training_seconds")
+        steps = {name: sampler.description["steps"] for name, sampler in run.method.samplers.items()}
+        for name in steps:
+            for receipt in evaluate(run, drawer, self.evaluators, state.params, step, name, seconds)[1]:
+                if receipt["metric"] in self.subject.judged or (
+                    method == "teacher" and receipt["metric"] == f"{self.subject.accuracy}_real"
+                ):
+                    yield {**receipt, "steps": steps[name]}
+        before = self.teacher_seconds()
+        drawn = {name: [self.draw(drawer, state.params, name) for _ in range(ROUNDS)] for name in steps}
+        beside = (before + self.teacher_seconds()) / 2
+        for name, rounds in drawn.items():
+            samples = rounds[0][1]
+            if name == run.default_sampler:
+                row = pictures.grid(samples[:SHOWN], columns=SHOWN, scale=1)
+                pictures.save_png(self.rows / f"{method}_{run.config.seed}.png", row)
+            own = statistics.median(took for took, _ in rounds)
+            description = run.method.samplers[name].description
+            about = dict(
+                sampler=description["sampler"],
+                nfe=description["nfe"],
+                guidance_scale=description.get("guidance_scale"),
+                ema=run.method.samplers[name].role,
+                evaluator="batches timed between two of the teacher's",
+                samples=len(samples) * ROUNDS,
+                steps=steps[name],
+                better="lower",
+            )
+            yield receipt_of(run, "seconds_per_image", own / len(samples), step, seconds, **about)
+            yield receipt_of(run, "time_of_teacher", own / beside, step, seconds, **about)
+        peak = max(entry["bytes_peak"] for entry in needs(run)["updates"].values())
+        about = dict(sampler="none", nfe=0, guidance_scale=None, ema="none", samples=0, better="lower")
+        yield receipt_of(run, "training_seconds", seconds, step, seconds, evaluator="the run's own clock", **about)
+        yield receipt_of(run, "training_mebibytes", peak, step, seconds, evaluator="the compiler", **about)
+
+    @property
+    def rows(self) -> pathlib.Path:
+        """Where rows of samples are kept."""
+        return self.options.work / f"{self.part}_rows"
+
+    def gallery(self) -> None:
+        """The rows of samples of everything that was measured with the first seed, the teacher's first."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.image import imread
+
+        files = sorted(self.rows.glob("*_0.png"), key=lambda file: (file.stem != "teacher_0", file.stem))
+        plot = Figure(figsize=(6.4, 0.5 * len(files)), dpi=110, layout="constrained")
+        FigureCanvasAgg(plot)
+        for axes, file in zip(plot.subplots(len(files), 1, squeeze=False)[:, 0], files):
+            axes.imshow(imread(file), interpolation="nearest")
+            axes.set_ylabel(file.stem[:-2].replace("_", " "), rotation=0, ha="right", va="center", fontsize=7)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        plot.canvas.draw()
+        picture = np.ascontiguousarray(np.asarray(plot.canvas.buffer_rgba())[..., :3])
+        pictures.save_png(self.options.out / f"{self.part}.png", picture)
+
+
+def yardstick(options: argparse.Namespace, part: str, subject: Subject, teacher: pathlib.Path) -> Yardstick:
+    """The yardstick of a part whose teacher is in a folder."""
+    bare = Yardstick(subject, part, options, Run(config_of_run(str(teacher), "The teacher"), teacher))
+    return dataclasses.replace(bare, teacher=Run(bare.as_measured(bare.teacher.config), teacher))
+
+
+def trained(
+    options: argparse.Namespace, subject: Subject, argument: str, folder: pathlib.Path, method: str, seed: int
+) -> tuple[ConfigDict, pathlib.Path]:
+    """The config and the folder of a student, which is trained unless it has been.
+
+    Args:
+      options: of the command line.
+      subject: for the batch size.
+      argument: the config as a command line names it.
+      folder: of all students.
+      method: its name there.
+      seed: of its training.
+    """
+    overrides = (*UNMEASURED, *(() if options.tiny else (f"batch_size={subject.batch_size}",)), f"seed={seed}")
+    config = load(argument, overrides)
+    _ = Run(config).method  # what cannot be built is a ConfigError now
+    workdir = folder / f"{method}-{config_hash(config.to_dict())[:6]}"
+    train(options.root, argument, workdir, *(f"--config.{override}" for override in overrides))
+    return config, workdir
+
+
 def students(options: argparse.Namespace, name: str, subject: Subject) -> None:
     """Trains teacher and students, and measures them all."""
     teacher = teacher_of(options, name, subject)
-    receipts = measured(Run(with_few_steps(teacher), teacher), "teacher")
+    yard = yardstick(options, name, subject, teacher)
+    yard.publish(with_few_steps(teacher), teacher, "teacher")
     publish_picture(teacher, options.out / f"{name}_teacher.png")
-    batch = () if options.tiny else (f"batch_size={subject.batch_size}",)
-    for seed in SEEDS:
-        config, out = students_config(options, subject, teacher), options.work / f"{name}_students" / f"seed_{seed}"
-        overrides = (*batch, f"seed={seed}")
-        if seed in options.seeds:
-            asked = ("--workers", str(options.workers), "--only", options.only, "--skip-refused")
-            sweep(options.root, config, out, *asked, *(f"--config.{override}" for override in overrides))
-        for job in plan(config, overrides, out, refused=[]) if out.exists() else ():
-            if job.finished():
-                method = job.point[":method"]
-                receipts += measured(Run(ConfigDict(job.config), job.directory), method)
-                if seed == min(options.seeds):
-                    publish_picture(job.directory, options.out / f"{name}_{method}.png")
-                print(f"measured {method}, seed {seed}", flush=True)
-    replace_receipts(options.out / "receipts", name, receipts)
-    where = f"metric={subject.shown}"
-    tables.figure(options.out / f"{name}.png", receipts, x="steps", lines="method", where=where, log_x=True)
+    failed = []
+    for seed in options.seeds:
+        for method in chosen_methods(options):
+            argument = students_config(options, subject, teacher, method=method, guidance=subject.guidance)
+            folder = options.work / f"{name}_students" / f"seed_{seed}"
+            try:
+                yard.publish(*trained(options, subject, argument, folder, method, seed), method)
+            except ConfigError as error:
+                print(f"{method} is no student of this teacher: {error}", flush=True)
+            except (RuntimeError, ValueError) as error:
+                failed.append(method)
+                print(f"{method} failed: {error}", flush=True)
+    yard.gallery()
+    if failed:
+        raise RuntimeError(f"These students failed: {', '.join(failed)}. All others were measured.")
 
 
-def small(options: argparse.Namespace) -> None:
-    """A student of a quarter of the size: annealed reflow and then distillation, and distillation alone."""
-    teacher = teacher_of(options, "fashion", FASHION)
-    batch = () if options.tiny else (f"--config.batch_size={FASHION.batch_size}",)
-    width = 16 if options.tiny else QUARTER
-    receipts = []
-    for name, source, choices in (
-        ("annealed_reflow", teacher, dict(method="annealed_reflow", width=width)),
-        ("annealed_and_guided", options.work / "small" / "annealed_reflow", dict(method="guided_direct")),
-        ("direct", teacher, dict(method="direct", width=width)),
-    ):
-        workdir = options.work / "small" / name
-        config = students_config(options, FASHION, source, **choices)
-        train(options.root, config, workdir, *batch)
-        run = Run(load(config, [override.removeprefix("--config.") for override in batch]), workdir)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(run.latest_state().params["ema"]))
-        receipts += [{**receipt, "parameters": parameters} for receipt in measured(run, name)]
-        publish_picture(workdir, options.out / f"small_{name}.png")
-    replace_receipts(options.out / "receipts", "small", receipts)
+def chosen_methods(options: argparse.Namespace) -> list[str]:
+    """The methods that --only names."""
+    names = load_module(str(options.root / STUDENTS)).METHODS
+    return [name for name in names if fnmatch(f"method={name}", options.only)]
 
 
 def with_few_steps(teacher: pathlib.Path) -> ConfigDict:
     """The teacher's config with samplers of as many steps as its students have, guided as its own."""
     config = config_of_run(str(teacher), "The teacher")
     theirs = config.samplers.default.to_dict()
+    config.samplers = {"default": theirs}
     for steps in STEPS:
         config.samplers[f"euler_{steps}"] = {**theirs, "name": "euler", "steps": steps}
     return config
 
 
-def measured(run: Run, method: str) -> list[dict]:
-    """The receipts of a finished run at each of its samplers."""
-    receipts = []
-    for name, written in evaluate_samplers(run).items():
-        steps = run.method.samplers[name].description["steps"]
-        receipts += [{**receipt, "method": method, "steps": steps} for receipt in written]
-    return receipts
+def small(options: argparse.Namespace) -> None:
+    """A student of a quarter of the size: annealed reflow and then distillation, and distillation alone."""
+    width = 16 if options.tiny else QUARTER
+    cases = (
+        ("annealed_reflow", "", dict(method="annealed_reflow", width=width)),
+        ("annealed_and_guided", "annealed_reflow", dict(method="guided_direct")),
+        ("direct", "", dict(method="direct", width=width)),
+    )
+    chain(options, "small", cases)
+
+
+def instaflow(options: argparse.Namespace) -> None:
+    """A round of reflow, and one step distilled from it by pixels, or by what an image network sees after a start on them."""
+    seen = {} if options.tiny else dict(perceptual="efficientnet_lite0")
+    cases = (
+        ("reflow", "", dict(method="reflow")),
+        ("reflow_and_direct", "reflow", dict(method="direct")),
+        ("instaflow", "reflow", dict(method="direct", **seen)),
+    )
+    chain(options, "instaflow", cases)
+
+
+def chain(options: argparse.Namespace, part: str, cases: tuple[tuple[str, str, dict], ...]) -> None:
+    """Students of Fashion-MNIST of which one may be the teacher of the next.
+
+    Args:
+      options: of the command line.
+      part: of the experiment.
+      cases: name, the teacher's name ('' for the one of all) and options of configs/students.py.
+    """
+    teacher = teacher_of(options, "fashion", FASHION)
+    yard, folders = yardstick(options, part, FASHION, teacher), {"": teacher}
+    for name, source, choices in cases:
+        argument = students_config(options, FASHION, folders[source], **choices)
+        config, folders[name] = trained(options, FASHION, argument, options.work / part, name, 0)
+        student = Run(config, folders[name]).executor.abstract.params["student"]
+        yard.publish(config, folders[name], name, parameters=sum(leaf.size for leaf in jax.tree.leaves(student)))
+    yard.gallery()
 
 
 def cost(options: argparse.Namespace) -> None:
@@ -155,10 +383,7 @@ def cost(options: argparse.Namespace) -> None:
     plain_run = Run(config_of_run(str(teacher), "The teacher"))
     plain, plain_bytes = updater(plain_run)
     receipts = []
-    names = [
-        name for name in load_module(str(options.root / STUDENTS)).METHODS if fnmatch(f"method={name}", options.only)
-    ]
-    for name in names:
+    for name in chosen_methods(options):
         run = Run(load(students_config(options, FASHION, teacher, method=name)))
         update, peak = updater(run)
         before, own, after = (statistics.median(u() for _ in range(ROUNDS)) for u in (plain, update, plain))
@@ -210,7 +435,6 @@ def updater(run: Run) -> tuple[Callable[[], float], int]:
 
 def more(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment alone."""
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", default="*", help="only the students whose name matches")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], choices=SEEDS, help="of the students (default: 0)")
     parser.add_argument("--teacher", type=pathlib.Path, help="a finished run to learn from, for one part")
@@ -220,6 +444,7 @@ PARTS = {
     "fashion": lambda options: students(options, "fashion", FASHION),
     "shapes": lambda options: students(options, "shapes", SHAPES),
     "small": small,
+    "instaflow": instaflow,
     "cost": cost,
 }
 
