@@ -23,7 +23,7 @@ def get_config(argument: str = "") -> ConfigDict:
     options = parse_argument(argument, tiny=False, network="dit")
     config = defaults()
     config.name = "fashion" if options.network == "dit" else f"fashion_{options.network}"
-    config.steps = 16_000
+    config.steps = 10_000
     config.batch_size = 64
     config.steps_per_dispatch = 10
     config.data = dict(name="fashion_mnist")
