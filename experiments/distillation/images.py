@@ -1,6 +1,6 @@
 """Students of few steps of pictures: every method of configs/students.py on one teacher, at one budget.
 
-    python experiments/distillation/images.py [--tiny] [--parts fashion shapes small instaflow cost] [--only PATTERN]
+    python experiments/distillation/images.py [--tiny] [--parts fashion shapes small instaflow] [--only PATTERN]
 
     fashion    the teacher is configs/fashion.py (python -m flowjax.data.prepare fashion_mnist), its students are networks of
                its own size that see equally many images
@@ -8,7 +8,6 @@
                measured on EfficientNet's features (python -m flowjax.data.prepare efficientnet_lite0)
     small      SlimFlow on Fashion-MNIST: a student of a quarter of the parameters, and one without its first half
     instaflow  InstaFlow on Fashion-MNIST: a round of reflow, and one step from there by pixels or by EfficientNet's features
-    cost       time and memory of an update as a multiple of flow matching's, measured beside it in one process
 
 Students are trained and measured one after the other: what was done stands when this is stopped. At each of a student's
 samplers, and of the teacher with as many steps of Euler and as it is meant, there are
@@ -16,7 +15,11 @@ samplers, and of the teacher with as many steps of Euler and as it is meant, the
     frechet, kid, precision, recall, diversity     of features; the floor of each is what real pictures get
     class_accuracy or caption_accuracy             does a sample show what was asked for?
     seconds_per_image, time_of_teacher             sampling, and its ratio to the teacher's own, timed beside it in this process
-    training_seconds, training_mebibytes           without pictures and measurements; what the compiler says an update needs
+
+and of its training
+
+    update_seconds, time_of_flow_matching          an update, and its ratio to one of flow matching, timed beside it
+    training_seconds, training_mebibytes           by the run's own clock; what the compiler says that an update needs
 
 `--seeds 0 1 2 --only "method=mean_flow*"` repeats what it names. `--teacher DIR` takes a finished run as the teacher of the
 one part that is named. Finished runs are not trained again, nor measured again while their receipts are there. `--tiny` does a
@@ -41,7 +44,7 @@ import numpy as np
 from flowjax.config import ConfigDict, ConfigError, load, load_module
 from flowjax.evaluation import pictures, run_files
 from flowjax.evaluation.experiment import publish_picture, run_parts, train
-from flowjax.evaluation.receipts import config_hash, make_receipt, read_receipts, replace_receipts
+from flowjax.evaluation.receipts import config_hash, read_receipts, replace_receipts
 from flowjax.methods.finished import config_of_run
 from flowjax.training.conditions import drawn_under
 from flowjax.training.measured import receipt_of
@@ -178,6 +181,15 @@ class Yardstick:
         seconds()  # compiles
         return seconds
 
+    @functools.cached_property
+    def flow_matching(self) -> Callable[[], float]:
+        """Makes an update as the teacher's, on as many images and with the same optimizer as its students', and times it."""
+        config = ConfigDict(self.teacher.config.to_dict())
+        config.optimizer = dict(name="adam", learning_rate=3e-4)
+        if not self.options.tiny:
+            config.batch_size = self.subject.batch_size
+        return updater(Run(config))
+
     def as_measured(self, config: ConfigDict) -> ConfigDict:
         """A run's config with this yardstick's measures in place of its own."""
         return ConfigDict({**config.to_dict(), **self.subject.measures(self.options.tiny)})
@@ -244,9 +256,21 @@ class Yardstick:
             yield receipt_of(run, "seconds_per_image", own / len(samples), step, seconds, **about)
             yield receipt_of(run, "time_of_teacher", own / beside, step, seconds, **about)
         peak = max(entry["bytes_peak"] for entry in needs(run)["updates"].values())
-        about = dict(sampler="none", nfe=0, guidance_scale=None, ema="none", samples=0, better="lower")
-        yield receipt_of(run, "training_seconds", seconds, step, seconds, evaluator="the run's own clock", **about)
-        yield receipt_of(run, "training_mebibytes", peak, step, seconds, evaluator="the compiler", **about)
+        about = dict(sampler="none", nfe=0, guidance_scale=None, ema="none", better="lower")
+        for metric, value, evaluator in (
+            ("training_seconds", seconds, "the run's own clock"),
+            ("training_mebibytes", peak / 2**20, "the compiler"),
+        ):
+            yield receipt_of(run, metric, value, step, seconds, evaluator=evaluator, samples=0, **about)
+        if method == "teacher":
+            return
+        update = updater(run)
+        before, own, after = (
+            statistics.median(u() for _ in range(ROUNDS)) for u in (self.flow_matching, update, self.flow_matching)
+        )
+        about |= dict(evaluator="updates timed between updates of flow matching", samples=ROUNDS)
+        yield receipt_of(run, "update_seconds", own, step, seconds, **about)
+        yield receipt_of(run, "time_of_flow_matching", own / ((before + after) / 2), step, seconds, **about)
 
     @property
     def rows(self) -> pathlib.Path:
@@ -378,41 +402,8 @@ def chain(options: argparse.Namespace, part: str, cases: tuple[tuple[str, str, d
     yard.gallery()
 
 
-def cost(options: argparse.Namespace) -> None:
-    """Times one update of every method between two of flow matching, and asks the compiler for its memory."""
-    teacher = teacher_of(options, "fashion", FASHION)
-    plain_run = Run(config_of_run(str(teacher), "The teacher"))
-    plain, plain_bytes = updater(plain_run)
-    receipts = []
-    for name in chosen_methods(options):
-        run = Run(load(students_config(options, FASHION, teacher, method=name)))
-        update, peak = updater(run)
-        before, own, after = (statistics.median(u() for _ in range(ROUNDS)) for u in (plain, update, plain))
-        about = dict(
-            config=run.config.to_dict(),
-            config_path=STUDENTS,
-            seed=run.config.seed,
-            images_seen=ROUNDS * run.config.batch_size,
-            seconds=own,
-            sampler="none",
-            nfe=0,
-            guidance_scale=None,
-            ema="none",
-            evaluator="updates timed between updates of flow matching",
-            samples=ROUNDS,
-            method=name,
-            better="lower",
-        )
-        receipts += [
-            make_receipt("update_time_ratio", own / ((before + after) / 2), **about),
-            make_receipt("update_memory_ratio", peak / plain_bytes, **about),
-        ]
-        print(f"{name}: {receipts[-2]['value']:.2f} times the time, {receipts[-1]['value']:.2f} the memory", flush=True)
-    replace_receipts(options.out / "receipts", "cost", receipts)
-
-
-def updater(run: Run) -> tuple[Callable[[], float], int]:
-    """What makes an update and returns its seconds, each phase in its share of the steps; and the bytes of the largest."""
+def updater(run: Run) -> Callable[[], float]:
+    """What makes an update and returns its seconds, each phase in its share of the steps."""
     executor, source = run.executor, run.iterator()
     batches = {name: value[:1] for name, value in source.stack_batches(1).items()}
     source.close()
@@ -430,8 +421,7 @@ def updater(run: Run) -> tuple[Callable[[], float], int]:
 
     for due in shares:
         one(due)  # compiles
-    peaks = [entry["bytes_peak"] for entry in needs(run)["updates"].values()]
-    return lambda: sum(share * one(due) for due, share in shares.items()), max(peaks)
+    return lambda: sum(share * one(due) for due, share in shares.items())
 
 
 def more(parser: argparse.ArgumentParser) -> None:
@@ -446,7 +436,6 @@ PARTS = {
     "shapes": lambda options: students(options, "shapes", SHAPES),
     "small": small,
     "instaflow": instaflow,
-    "cost": cost,
 }
 
 
