@@ -49,10 +49,10 @@ CALM = dict(game="non_saturating", penalty_weight=0.1, penalty_step=0.1)
 # method -> what it changes: config key -> value. `asked` are its samplers' steps, FEW unless said; `lasting` is what lasts a
 # share of the run.
 STUDENTS = {
-    "direct": {"method": dict(name="direct", teacher_steps=8), "samplers": EULER, "asked": ONE},
-    "direct_map": {"method": dict(name="direct", teacher_steps=8), **TWO_TIMES},
+    "direct": {"method": dict(name="direct", teacher_steps=4), "samplers": EULER, "asked": ONE},
+    "direct_map": {"method": dict(name="direct", teacher_steps=4), **TWO_TIMES},
     "progressive": {"method": dict(name="progressive", first_steps=16), "samplers": EULER, "asked": ONE},
-    "reflow": {"method": dict(name="reflow", teacher_steps=8), "time": dict(name="u_shaped"), "samplers": EULER},
+    "reflow": {"method": dict(name="reflow", teacher_steps=4), "time": dict(name="u_shaped"), "samplers": EULER},
     "perflow": {
         "method": dict(name="perflow", teacher_steps=4),
         "samplers": EULER,
@@ -91,29 +91,29 @@ STUDENTS = {
     },
     "shortcut_distillation": {"method": dict(name="shortcut", share=0.25), **TWO_TIMES},
     "mean_flow_distillation": {"method": dict(name="mean_flow", equal_times=0.5), **TWO_TIMES},
-    "dmd": {**PLAYED, "method": dict(name="dmd", teacher_steps=8)},
+    "dmd": {**PLAYED, "method": dict(name="dmd", teacher_steps=4)},
     "dmd2": {**PLAYED, "method": dict(name="dmd2", student_every=2)},
     "sid": {**PLAYED, "method": dict(name="sid")},
     "ladd": {**PLAYED, "method": dict(name="ladd", steps=1, **CALM), "optimizer.b1": 0.5},
     "add": {**PLAYED, "method": dict(name="add", steps=1, **CALM), "optimizer.b1": 0.5},
     "rectified_flow_pp": {
-        "method": dict(name="reflow", teacher_steps=8, real=0.5, distance=HUBER),
+        "method": dict(name="reflow", teacher_steps=4, real=0.5, distance=HUBER),
         "time": dict(name="u_shaped", high=0.999),
         "samplers": EULER,
     },
     "rectified_diffusion": {  # the pairs' own path and prediction, whatever they are: only the noise is the matching one
-        "method": dict(name="reflow", teacher_steps=8, loss="data", distance=HUBER),
+        "method": dict(name="reflow", teacher_steps=4, loss="data", distance=HUBER),
         "time": dict(name="u_shaped", high=0.999),
         "samplers": dict(EULER, name="ddim"),
     },
     "annealed_reflow": {
-        "method": dict(name="reflow", teacher_steps=8, annealing=dict(name="cosine")),
+        "method": dict(name="reflow", teacher_steps=4, annealing=dict(name="cosine")),
         "lasting": {"method.annealing.steps": 0.5},
         "time": dict(name="u_shaped"),
         "samplers": EULER,
     },
     "guided_direct": {
-        "method": dict(name="direct", teacher_steps=8, guided_weight=1.0),
+        "method": dict(name="direct", teacher_steps=4, guided_weight=1.0),
         "samplers": EULER,
         "asked": ONE,
     },

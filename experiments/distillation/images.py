@@ -70,7 +70,8 @@ class Subject:
     Attributes:
       teacher: the config of the teacher.
       tiny: the one in its place for `--tiny`.
-      guidance: the scale that students of a teacher take over, and those that learn from data alone are sampled with.
+      guidance: the scale that the teacher is measured with and its students take over; those that learn from data alone are
+        sampled with it.
       steps: of a student.
       batch_size: of a student.
       features: of the distances: spec of flowjax.evaluation.judging.FEATURES.
@@ -112,7 +113,7 @@ class Subject:
 FASHION = Subject(
     teacher="configs/fashion.py",
     tiny="configs/digits.py:tiny,network=dit",
-    guidance=1.0,
+    guidance=1.5,
     steps=1_000,
     batch_size=32,
     features=dict(name="fashion_mnist"),
@@ -298,7 +299,7 @@ class Yardstick:
 
 def yardstick(options: argparse.Namespace, part: str, subject: Subject, teacher: pathlib.Path) -> Yardstick:
     """The yardstick of a part whose teacher is in a folder."""
-    bare = Yardstick(subject, part, options, Run(config_of_run(str(teacher), "The teacher"), teacher))
+    bare = Yardstick(subject, part, options, Run(as_meant(teacher, subject), teacher))
     return dataclasses.replace(bare, teacher=Run(bare.as_measured(bare.teacher.config), teacher))
 
 
@@ -327,7 +328,7 @@ def students(options: argparse.Namespace, name: str, subject: Subject) -> None:
     """Trains teacher and students, and measures them all."""
     teacher = teacher_of(options, name, subject)
     yard = yardstick(options, name, subject, teacher)
-    yard.publish(with_few_steps(teacher), teacher, "teacher")
+    yard.publish(with_few_steps(teacher, subject), teacher, "teacher")
     publish_picture(teacher, options.out / f"{name}_teacher.png")
     failed = []
     for seed in options.seeds:
@@ -352,11 +353,18 @@ def chosen_methods(options: argparse.Namespace) -> list[str]:
     return [name for name in names if fnmatch(f"method={name}", options.only)]
 
 
-def with_few_steps(teacher: pathlib.Path) -> ConfigDict:
-    """The teacher's config with samplers of as many steps as its students have, guided as its own."""
+def as_meant(teacher: pathlib.Path, subject: Subject) -> ConfigDict:
+    """The teacher's config with its default sampler alone, guided as the subject says."""
     config = config_of_run(str(teacher), "The teacher")
+    guidance = dict(name="none") if subject.guidance == 1 else dict(name="cfg", scale=subject.guidance)
+    config.samplers = {"default": {**config.samplers.default.to_dict(), "guidance": guidance}}
+    return config
+
+
+def with_few_steps(teacher: pathlib.Path, subject: Subject) -> ConfigDict:
+    """The same with samplers of as many steps as its students have."""
+    config = as_meant(teacher, subject)
     theirs = config.samplers.default.to_dict()
-    config.samplers = {"default": theirs}
     for steps in STEPS:
         config.samplers[f"euler_{steps}"] = {**theirs, "name": "euler", "steps": steps}
     return config
