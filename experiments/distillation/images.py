@@ -1,6 +1,6 @@
 """Students of few steps of pictures: every method of configs/students.py on one teacher, at one budget.
 
-    python experiments/distillation/images.py [--tiny] [--parts fashion shapes small instaflow] [--only PATTERN]
+    python experiments/distillation/images.py [--tiny] [--parts fashion shapes small instaflow] [--only PATTERN ...]
 
     fashion    the teacher is configs/fashion.py (python -m flowjax.data.prepare fashion_mnist), its students are networks of
                its own size that see equally many images
@@ -348,9 +348,9 @@ def students(options: argparse.Namespace, name: str, subject: Subject) -> None:
 
 
 def chosen_methods(options: argparse.Namespace) -> list[str]:
-    """The methods that --only names."""
+    """The methods that --only names, in its order."""
     names = load_module(str(options.root / STUDENTS)).METHODS
-    return [name for name in names if fnmatch(f"method={name}", options.only)]
+    return list(dict.fromkeys(name for pattern in options.only for name in names if fnmatch(f"method={name}", pattern)))
 
 
 def as_meant(teacher: pathlib.Path, subject: Subject) -> ConfigDict:
@@ -434,7 +434,7 @@ def updater(run: Run) -> Callable[[], float]:
 
 def more(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment alone."""
-    parser.add_argument("--only", default="*", help="only the students whose name matches")
+    parser.add_argument("--only", nargs="+", default=["*"], help="only the students whose name matches, in this order")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], choices=SEEDS, help="of the students (default: 0)")
     parser.add_argument("--teacher", type=pathlib.Path, help="a finished run to learn from, for one part")
 
