@@ -43,8 +43,11 @@ PLAYED = {"samplers": NOISES_AGAIN, "asked": ONE, "steps_per_dispatch": 1}
 GRID = dict(name="grid", levels=dict(name="constant", count=32))
 SLOWLY = dict(name="constant", decay=0.95)
 HUBER = dict(name="pseudo_huber", width=0.03)
-# A game whose gradient does not vanish when the discriminator is ahead, and R1, which keeps it from running away.
-CALM = dict(game="non_saturating", penalty_weight=0.1, penalty_step=0.1)
+# A trained student would outrun fresh heads: they take larger steps than it does. The game's gradient does not vanish when
+# the discriminator is ahead, and R1 keeps it from running away.
+HEADS = dict(name="adam", learning_rate=1e-3, b1=0.5)
+JUDGED = dict(game="non_saturating", penalty_weight=0.1, penalty_step=0.1, discriminator_optimizer=HEADS)
+CALM = {**PLAYED, "optimizer.learning_rate": 1e-4, "optimizer.b1": 0.5}
 # Solvers are the midpoint rule throughout: it never asks a teacher at the clean end, where a data prediction has no velocity.
 # method -> what it changes: config key -> value. `asked` are its samplers' steps, FEW unless said; `lasting` is what lasts a
 # share of the run.
@@ -94,8 +97,8 @@ STUDENTS = {
     "dmd": {**PLAYED, "method": dict(name="dmd", teacher_steps=4)},
     "dmd2": {**PLAYED, "method": dict(name="dmd2", student_every=2)},
     "sid": {**PLAYED, "method": dict(name="sid")},
-    "ladd": {**PLAYED, "method": dict(name="ladd", steps=1, **CALM), "optimizer.b1": 0.5},
-    "add": {**PLAYED, "method": dict(name="add", steps=1, **CALM), "optimizer.b1": 0.5},
+    "ladd": {**CALM, "method": dict(name="ladd", steps=1, **JUDGED)},
+    "add": {**CALM, "method": dict(name="add", steps=1, **JUDGED)},
     "rectified_flow_pp": {
         "method": dict(name="reflow", teacher_steps=4, real=0.5, distance=HUBER),
         "time": dict(name="u_shaped", high=0.999),
@@ -118,31 +121,34 @@ STUDENTS = {
         "asked": ONE,
     },
 }
+# A consistency model that has no teacher follows single pairs: the closer their times, the more of its gradient is noise. A
+# short run therefore ends with pairs less close than the published ones, and takes small steps.
+UNTAUGHT = {"optimizer.learning_rate": 1e-4, "samplers": NOISES_AGAIN}
 FROM_DATA = {
     "consistency_training": {
+        **UNTAUGHT,
         "method": dict(
             name="consistency",
-            pairs=dict(name="grid", levels=dict(name="square_root")),
+            pairs=dict(name="grid", levels=dict(name="square_root", last=32)),
             target=dict(name="levels", decay=0.9),
         ),
-        "samplers": NOISES_AGAIN,
     },
     "easy_consistency_tuning": {
-        "method": dict(name="consistency", pairs=dict(name="ratio"), distance=HUBER),
-        "samplers": NOISES_AGAIN,
+        **UNTAUGHT,
+        "method": dict(name="consistency", pairs=dict(name="ratio", stages=4), distance=HUBER),
     },
     "improved_consistency_training": {
+        **UNTAUGHT,
         "method": dict(
             name="consistency",
-            pairs=dict(name="grid", levels=dict(name="doubling"), cells="times"),
+            pairs=dict(name="grid", levels=dict(name="doubling", first=8, last=32), cells="times"),
             distance=HUBER,
         ),
-        "samplers": NOISES_AGAIN,
     },
     "continuous_consistency_training": {
+        **UNTAUGHT,
         "method": dict(name="continuous_consistency"),
         "lasting": {"method.warmup_steps": 0.25},
-        "samplers": NOISES_AGAIN,
     },
     "shortcut": {"method": dict(name="shortcut", share=0.25), **TWO_TIMES},
     "mean_flow": {"method": dict(name="mean_flow", equal_times=0.5), **TWO_TIMES},
@@ -204,6 +210,9 @@ def get_config(argument: str = "") -> ConfigDict:
         config.restore.student = reference_of_run(options.teacher, "The teacher")
     else:
         learn_from(config, options.teacher, options.guidance)
+    if options.method in ("ladd", "add") and "depth" in config.network:  # a head on every block
+        layers = tuple(range(1, config.network.depth + 1))
+        config.method.discriminator = dict(name="tokens", layers=layers)
     if options.perceptual:
         look_at(config, options.method, options.perceptual)
     if options.rank:

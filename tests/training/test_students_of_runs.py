@@ -33,8 +33,9 @@ def test_every_student_fits_a_finished_run(teacher, name):
     adapted = "base" if run.config.lora.rank else "student"
     assert run.method.roles[adapted].restore_from == f"{teacher}:ema"
     assert not told or run.config.samplers.default.conditions.guidance == 2.0
-    if name == "add":  # heads on what its teacher sees, not patches
-        assert set(run.executor.abstract.params["discriminator"]) == {"head_0"}
+    if name in ("ladd", "add"):  # a head on each block of its teacher, not patches
+        heads = {f"head_{block}" for block in range(theirs.network.depth)}
+        assert set(run.executor.abstract.params["discriminator"]) == heads
     batch = {key: jax.ShapeDtypeStruct(value.shape, value.dtype) for key, value in next(run.iterator()).items()}
     batch["step"] = jax.ShapeDtypeStruct(batch["row"].shape, np.int32)
     for phase in run.method.phases.values():
