@@ -4,11 +4,14 @@ import sys
 
 import numpy as np
 import pytest
+from real_data import png
 from toy_tfds import ToyPictures
 
 from flowjax.data import make_iterator, records, tfds
 from flowjax.data.prepare import __main__ as command
+from flowjax.data.prepare import tfds as preparing
 from flowjax.data.prepare.fetch import PrepareError
+from flowjax.data.prepare.write import write_plan
 
 module = sys.modules["flowjax.data.tfds"]  # the name in the package is the source
 
@@ -63,6 +66,39 @@ def test_preparing_a_tfds_name(data_dir, tmp_path, monkeypatch):
         np.testing.assert_array_equal(levels(one["data"]), levels(other["data"]))
         np.testing.assert_array_equal(one["label"], other["label"])
         assert source.tokenizer.decode(one["tokens"]) == direct.tokenizer.decode(other["tokens"])
+
+
+def test_tfrecords_of_several_shards_are_prepared_with_tensorflow(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    import tensorflow_datasets as datasets
+
+    def sixty(builder):
+        for index in range(60):
+            file = tmp_path / f"{index}.png"
+            file.write_bytes(png((4 * index,) * 3, (6, 4)) if index != 7 else b"corrupt")
+            depth = np.zeros((2, 2, 1), np.uint8)
+            yield index, {"image": str(file), "depth": depth, "kind": index % 2, "caption": f"grey {4 * index}"}
+
+    monkeypatch.setenv("FLOWJAX_DATA", str(tmp_path / "home"))
+    monkeypatch.setattr(ToyPictures, "_generate_examples", sixty)
+    builder = ToyPictures(data_dir=str(tmp_path / "tfds"), file_format="tfrecord")
+    builder.download_and_prepare(download_config=datasets.download.DownloadConfig(num_shards=3))
+    # TFDS reads sixteen examples of one shard, then sixteen of the next, unless it is told to keep their order.
+    assert builder.info.splits["train"].num_shards == 3 and min(builder.info.splits["train"].shard_lengths) > 16
+    with pytest.raises(ValueError, match="as tfrecord, which has no access by index. Run `python -m .*with TensorFlow"):
+        tfds("toy_pictures", size=4, data_dir=str(tmp_path / "tfds"))
+    plan = preparing.plan(tmp_path / "tfds", tmp_path, print, "toy_pictures", test_share=0.3)
+    card = write_plan(plan, tmp_path / "home" / "toy_pictures", print, 16)  # pieces that begin and end inside shards
+    assert {reason: entry["count"] for reason, entry in card["skipped"]["reasons"].items()} == {"corrupt picture": 1}
+    assert card["splits"]["test"]["count"] > 5
+    source, seen = records("toy_pictures", tokenizer=dict(name="bytes")), []
+    for split in ("train", "test"):
+        rows = source.reference(split)
+        grey = levels(rows["data"])
+        np.testing.assert_array_equal(rows["label"], grey // 4 % 2)
+        assert source.tokenizer.decode(rows["tokens"]) == [f"grey {level}" for level in grey]
+        seen += grey.tolist()
+    assert sorted(seen) == [4 * index for index in range(60) if index != 7]  # each once, in one of the splits
 
 
 def test_without_tensorflow_the_extra_is_named(data_dir, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """A TFDS data set as a prepared set: fetched by TFDS where it must be, read without TensorFlow where it can be."""
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -72,13 +73,10 @@ def plan(
                 except BadPicture as error:
                     yield int(place), error
         elif len(wanted):
-            import tensorflow_datasets as datasets
-
-            inside = set(wanted.tolist())
-            dataset = builder.as_dataset(split=f"{own}[{wanted[0]}:{wanted[-1] + 1}]", shuffle_files=False)
-            for place, example in enumerate(datasets.as_numpy(dataset), int(wanted[0])):
+            inside, first = set(wanted.tolist()), int(wanted[0])
+            for place, example in enumerate(_in_order(builder, f"{own}[{first}:{wanted[-1] + 1}]"), first):
                 if place in inside:
-                    yield place, fields_of(example, keys)
+                    yield place, example if isinstance(example, BadPicture) else fields_of(example, keys)
 
     def read(split: str, start: int, stop: int) -> Iterator[Example]:
         for place, fields in raw(split, start, stop):
@@ -100,3 +98,23 @@ def plan(
         labels=class_names(builder, keys),
         group="label" if keys["label"] else "",
     )
+
+
+def _in_order(builder: Any, split: str) -> Iterator[Mapping[str, Any] | BadPicture]:
+    """The examples of a split in the order in which they lie; what cannot be decoded is a BadPicture in its place.
+
+    TFDS reads some of one shard and then some of the next unless told otherwise; then a place would be of another example
+    in every piece that is read.
+    """
+    import tensorflow
+    import tensorflow_datasets as datasets
+
+    reading = datasets.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    examples = iter(builder.as_dataset(split=split, shuffle_files=False, read_config=reading))
+    while True:
+        try:
+            yield datasets.as_numpy(next(examples))
+        except StopIteration:
+            return
+        except tensorflow.errors.InvalidArgumentError as error:
+            yield BadPicture(f"the example cannot be decoded: {error}")
