@@ -22,6 +22,10 @@ CAPTIONS = ("caption", "captions", "text")
 TESTS = ("test", "validation")
 
 
+class UnknownName(ValueError):
+    """There is no such data set."""
+
+
 def open_builder(name: str, data_dir: str = "") -> Any:
     """The builder of a data set that lies on disk, or could; the name may have a config and a version (a/b:1.0.0)."""
     import tensorflow_datasets as datasets
@@ -30,7 +34,7 @@ def open_builder(name: str, data_dir: str = "") -> Any:
         return datasets.builder(name, data_dir=data_dir or None)
     except datasets.core.registered.DatasetNotFoundError as error:
         near = suggestion(name.split("/")[0].split(":")[0], datasets.list_builders(with_community_datasets=False))
-        raise ValueError(
+        raise UnknownName(
             f"There is no TFDS data set '{name}', neither in the package nor at {data_dir or 'the TFDS folder'}.{near}"
         ) from error
     except ImportError as error:  # some builders need more packages than tensorflow-datasets brings

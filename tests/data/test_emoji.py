@@ -2,7 +2,9 @@
 
 import dataclasses
 import gzip
+import importlib.util
 import json
+import pathlib
 import struct
 
 import numpy as np
@@ -14,7 +16,7 @@ from flowjax.data.emoji import emoji
 from flowjax.data.prepare import __main__ as command
 from flowjax.data.prepare import emoji as prepare_emoji
 from flowjax.data.prepare import small as prepare_small
-from flowjax.data.prepare.fetch import content_hash
+from flowjax.data.prepare.fetch import PrepareError, content_hash
 from flowjax.data.records import NotPrepared, Prepared
 from flowjax.data.small import fashion_mnist
 
@@ -89,6 +91,35 @@ def test_emoji_join_split_and_count(toy):
     assert len(hand) == 9
     assert card["groups"]["style"].keys() == {"google", "twitter", "fluent"}
     assert {source["licence"] for source in card["sources"]} >= {"CC-BY-4.0 (art), MIT (package)"}
+
+
+def test_the_published_card_says_where_pictures_come_from_and_what_was_left_out(toy, tmp_path):
+    file = pathlib.Path(__file__).parents[2] / "experiments" / "emoji" / "run.py"
+    spec = importlib.util.spec_from_file_location("experiment_emoji", file)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.SIZE = 8
+    with pytest.raises(SystemExit, match="Run `python -m flowjax.data.prepare emoji"):
+        script.main(["--parts", "card", "--out", str(tmp_path / "out")])
+    command.run(["emoji", "--from", str(toy), "--size", "8"], say=lambda line: None)
+    assert script.main(["--parts", "card", "--out", str(tmp_path / "out")]) == 0
+    receipts = [json.loads(file.read_text()) for file in (tmp_path / "out" / "receipts").iterdir()]
+    of = {receipt["of"]: receipt for receipt in receipts if receipt["metric"] == "emoji"}
+    assert {name: receipt["value"] for name, receipt in of.items()} == dict(google=43, twitter=44, fluent=44, names=44)
+    assert of["twitter"]["train"] + of["twitter"]["test"] == 44
+    assert of["fluent"]["package"] == "@lobehub/fluent-emoji-3d 1.1.0 (npm)" and of["fluent"]["licence"] == "MIT"
+    left_out = {receipt["reason"]: receipt["value"] for receipt in receipts if receipt["metric"] == "left_out"}
+    assert left_out == {"corrupt picture": 1, "picture without a caption": 1, "caption without a picture": 1}
+    assert 0 < (tmp_path / "out" / "sheet.png").stat().st_size < 300_000
+
+
+def test_what_is_missing_is_told_once_for_all_packages(toy, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PrepareError) as caught:
+        command.run(["emoji", "--from", str(tmp_path / "empty")], say=lambda line: None)
+    assert str(caught.value).count("npm pack ") == 4
+    with pytest.raises(PrepareError, match="There is no data set 'emojis'. Did you mean 'emoji'"):
+        command.run(["emojis"], say=lambda line: None)
 
 
 def test_the_emoji_source(toy):

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from flowjax import disk
+from flowjax.choices import suggestion
 from flowjax.data.prepare import emoji, folder, shards, small, tfds, weights
 from flowjax.data.prepare.fetch import PrepareError
 from flowjax.data.prepare.plan import Plan
 from flowjax.data.prepare.write import write_plan
 from flowjax.data.records import data_home
+from flowjax.data.tfds import UnknownName
 
 PLANS: dict[str, Callable[..., Plan]] = {
     "emoji": emoji.plan,
@@ -69,7 +71,11 @@ def run(arguments: Sequence[str], say: Callable[[str], None] = print) -> dict:
         raise PrepareError(f"--from {given.given} is not there. Give the folder that holds the data.")
     if build is None:
         return weights.prepare_weights(given.name, given.given, given.to, data_home() / "packages", say)
-    plan = build(given.given, data_home() / "packages", say, **chosen)
+    try:
+        plan = build(given.given, data_home() / "packages", say, **chosen)
+    except UnknownName as error:
+        own = suggestion(given.name, [*PLANS, *weights.PACKAGES])
+        raise PrepareError(f"There is no data set '{given.name}'.{own}" if own else str(error)) from error
     return write_plan(plan, given.to or data_home() / plan.name, say)
 
 

@@ -7,6 +7,7 @@ Many pictures are near copies of others: five skin tones, a man and a woman and 
 facing right. All of one family go to one split, or the test pictures would have been seen in training.
 """
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -109,11 +110,12 @@ def plan(given: pathlib.Path | None, store: pathlib.Path, say: Callable[[str], N
       say: prints a line.
       size: pixels of a side; 64 is what two of the three styles are drawn at.
     """
-    names = captions(get_files(NAMES, given, store, say)["en/data.json"].decode("utf-8"))
+    get = functools.partial(get_files, given=given, store=store, say=say, together=(NAMES, *STYLES.values()))
+    names = captions(get(NAMES)["en/data.json"].decode("utf-8"))
     skipped, drawn = Skipped(), set()
     entries: dict[str, list[tuple[str, int, str, bytes]]] = {"train": [], "test": []}
     for index, (style, package) in enumerate(STYLES.items()):
-        for name, content in sorted(get_files(package, given, store, say).items()):
+        for name, content in sorted(get(package).items()):
             key = code(pathlib.PurePosixPath(name).stem)
             if key not in names:
                 skipped.add("picture without a caption", f"{style} {pathlib.PurePosixPath(name).name}")

