@@ -1,12 +1,13 @@
 """Emoji from words in three styles: trains configs/emoji.py, measures it, and draws held-out names in every style.
 
-    python experiments/emoji/run.py [--tiny] [--parts main accelerator] [--work DIR] [--out DIR]
+    python experiments/emoji/run.py [--tiny] [--parts main accelerator card] [--work DIR] [--out DIR]
 
     main         configs/emoji.py, 32 x 32, overnight on two CPU cores; a run that was cut off goes on where it stopped
-    accelerator  configs/emoji.py:accelerator, 64 x 64; it is not among the parts that run unless asked for
+    accelerator  configs/emoji.py:accelerator, 64 x 64
+    card         where the pictures come from, how many there are, what was left out and why; and a sheet of them
 
-Each needs the data and weights that the config's header names. `--tiny` does a little of both in minutes, without weights,
-and writes to the work folder.
+The last two run only when they are asked for. Training needs the data and weights that the config's header names, the card
+the data alone. `--tiny` does a little of it in minutes, without weights, and writes to the work folder.
 """
 
 import argparse
@@ -15,17 +16,20 @@ import sys
 import numpy as np
 
 from flowjax.config import ConfigDict, load
-from flowjax.data.emoji import STYLES
+from flowjax.data.emoji import STYLES, prepared_folder
+from flowjax.data.records import NotPrepared, Prepared
 from flowjax.evaluation import run_files
 from flowjax.evaluation.experiment import run_parts, train
 from flowjax.evaluation.pictures import captioned_grid, save_png
-from flowjax.evaluation.receipts import read_receipts, replace_receipts
+from flowjax.evaluation.receipts import make_receipt, read_receipts, replace_receipts
 from flowjax.training.conditions import prompted
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer
 
 CONFIG = "configs/emoji.py"
 NAMES, SEED = 16, 7  # held-out names in the picture, and which
+SIZE = 64  # of the prepared pictures that the card is about
+ON_SHEET = {"train": 20, "test": 4}  # names
 
 
 def one(options: argparse.Namespace, part: str, *choices: str) -> None:
@@ -61,9 +65,73 @@ def held_out_picture(run: Run) -> np.ndarray:
     return captioned_grid(shown, texts, columns=4 * len(STYLES))
 
 
+def card(options: argparse.Namespace) -> None:
+    """The card of the prepared set as receipts, and the sheet."""
+    try:
+        prepared = Prepared.open(prepared_folder(SIZE))
+    except NotPrepared as error:
+        raise SystemExit(str(error)) from error
+    about = prepared.card
+    names = {split: len({header["code"] for header in prepared.headers(split)}) for split in about["splits"]}
+    receipts = []
+    for source, drawn in zip(about["sources"], [*about["labels"], "names"]):
+        counts = about["groups"]["style"].get(drawn, names)
+        receipts.append(
+            card_receipt(
+                about,
+                "emoji",
+                sum(counts.values()),
+                of=drawn,
+                package=f"{source['package']} {source['version']} ({source['registry']})",
+                **{name: source[name] for name in ("licence", "attribution")},
+                **counts,
+            )
+        )
+    for reason, entry in about["skipped"]["reasons"].items():
+        first = ", ".join(entry["first"][:3])
+        receipts.append(card_receipt(about, "left_out", entry["count"], reason=reason, first=first))
+    replace_receipts(options.out / "receipts", "card", receipts)
+    save_png(options.out / "sheet.png", sheet(prepared))
+
+
+def card_receipt(about: dict, metric: str, value: int | None, **more) -> dict:
+    """A receipt of a count, which no model took part in."""
+    return make_receipt(
+        metric,
+        value,
+        config=dict(about["options"], content=about["sha256"]),
+        config_path="card.json",
+        seed=0,
+        images_seen=0,
+        seconds=0.0,
+        sampler="none",
+        nfe=None,
+        guidance_scale=None,
+        ema="none",
+        evaluator=about["command"],
+        samples=sum(split["count"] for split in about["splits"].values()),
+        **more,
+    )
+
+
+def sheet(prepared: Prepared) -> np.ndarray:
+    """Names spread evenly over training, then over what is held out, each in its three drawings over their captions."""
+    pictures, captions = [], []
+    for split, count in ON_SHEET.items():
+        pixels, fields = prepared.pixels(split, tuple(prepared.card["shape"]), "pad")
+        place = {(field["style"], field["caption"]): row for row, field in enumerate(fields)}
+        names = [name for name in dict.fromkeys(field["caption"] for field in fields) if "skin tone" not in name]
+        whole = [name for name in names if all((style, name) in place for style in STYLES)]
+        for index in np.linspace(0, len(whole) - 1, min(count, len(whole))).astype(int):
+            pictures += [pixels[place[style, whole[index]]] for style in STYLES]
+            captions += [f"{'held out: ' * (split == 'test')}{style} style: {whole[index]}" for style in STYLES]
+    return captioned_grid(np.stack(pictures), captions, columns=4 * len(STYLES))
+
+
 PARTS = {
     "main": lambda options: one(options, "main"),
     "accelerator": lambda options: one(options, "accelerator", "accelerator"),
+    "card": card,
 }
 
 

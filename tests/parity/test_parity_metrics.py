@@ -104,5 +104,5 @@ def test_precision_and_recall_against_torch_fidelity(within, x, y):
     precision, recall = reference(torch.from_numpy(x), torch.from_numpy(y), neighborhood=3)  # generated first
     ours = coverage.precision_recall(x, y, k=3)
     for name, expected, count in (("precision", precision, len(x)), ("recall", recall, len(y))):
-        pictures = abs(ours[name] - float(expected)) * count
-        within(f"{name} by 3 neighbours", "torch-fidelity", pictures, 2, "samples judged otherwise")
+        samples = round(abs(ours[name] - float(expected)) * count)
+        within(f"{name} by 3 neighbours", "torch-fidelity", samples, 2, "samples judged otherwise")
