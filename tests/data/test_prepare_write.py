@@ -195,6 +195,21 @@ def test_other_options_or_changed_files_are_never_mixed_in(tmp_path):
     assert (content(tmp_path / "out")["000.png"][0] == (255, 0, 0)).all()
 
 
+def test_what_others_wrote_is_never_replaced(tmp_path):
+    pictures(tmp_path / "in", 3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PrepareError, match="file is a file. Give a folder to --to"):
+        make(tmp_path / "in", tmp_path / "file", test_share=0.0)
+    write_folder(tmp_path / "other", {"train-00000-of-00001.array_record": b"mine"})
+    with pytest.raises(PrepareError, match="holds ArrayRecord files of something else"):
+        make(tmp_path / "in", tmp_path / "other", test_share=0.0)
+    assert (tmp_path / "other" / "train-00000-of-00001.array_record").read_bytes() == b"mine"
+    make(tmp_path / "in", tmp_path / "out", called="first", test_share=0.0)
+    with pytest.raises(PrepareError, match="holds the prepared set 'first'. Give another folder"):
+        make(tmp_path / "in", tmp_path / "out", called="second", test_share=0.0)
+    assert len(content(tmp_path / "out")) == 3
+
+
 def test_a_damaged_shard_is_noticed_and_made_again(tmp_path):
     pictures(tmp_path / "in", 6)
     make(tmp_path / "in", tmp_path / "out", test_share=0.0)

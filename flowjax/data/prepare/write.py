@@ -51,8 +51,16 @@ def write_plan(plan: Plan, folder: pathlib.Path, say: Callable[[str], None], sha
 
 def _write(plan: Plan, folder: pathlib.Path, say: Callable, shard_size: int, identity: str) -> dict[str, Any]:
     card_file, progress = folder / CARD, folder / PROGRESS
+    if folder.exists() and not folder.is_dir():
+        raise PrepareError(f"{folder} is a file. Give a folder to --to.")
+    if not card_file.is_file() and not progress.is_dir() and any(folder.glob("*.array_record")):
+        raise PrepareError(
+            f"{folder} holds ArrayRecord files of something else. Give an empty or a new folder to --to."
+        )
     if card_file.is_file():
         card = json.loads(card_file.read_text(encoding="utf-8"))
+        if card.get("name") != plan.name:
+            raise PrepareError(f"{folder} holds the prepared set '{card.get('name')}'. Give another folder to --to.")
         if card.get("identity") == identity and _whole(folder, card):
             say(f"{folder} is already prepared: {card['summary']}")
             return card
