@@ -16,7 +16,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Eight devices share the machine's cores with other tests: one of them may come late to a collective.
-PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
+PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=120"
 FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0", PATIENCE]
 if version("jaxlib").startswith("0.10."):  # XLA aborts on flags it does not know, and this one is on its way out
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]

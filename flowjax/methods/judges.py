@@ -218,7 +218,8 @@ def make_judge(
       end: of the path: the time at which `tokens` sees clean examples.
       updates: how many it will have; one a step unless given.
     """
-    table = NOISED if noised else CLEAN
+    known = NOISED if noised else CLEAN
+    table = {name: judge for name, judge in known.items() if backbone is not None or name != "tokens"}
     given = dict(config=config, data=data, noised=noised, backbone=backbone, end=end)
     init, logits, roles = build("discriminator", spec, table, **given)
     rule = make_optimizer(optimizer or config.optimizer, updates or config.steps)

@@ -170,8 +170,11 @@ def test_a_run_leaves_everything_a_person_needs(uninterrupted):
 def test_one_and_eight_devices_agree(uninterrupted, tmp_path, options):
     """The same 21 steps: the losses of every log line agree with the one-device run."""
     short = ["--config.steps=21", *LONG[1:]]
-    workdir = tmp_path / "run"
-    result = run(workdir, *short, *options.get("arguments", []), devices=options["devices"])
+    for attempt in range(2):
+        workdir = tmp_path / f"run_{attempt}"
+        result = run(workdir, *short, *options.get("arguments", []), devices=options["devices"])
+        if "Termination timeout for `all reduce" not in result.stderr:  # XLA's threads have locked each other out: rare
+            break
     assert result.returncode == 0, result.stderr
     ours, reference = metrics(workdir), metrics(uninterrupted)
     for line, expected in zip([m for m in ours if "loss" in m], [m for m in reference if "loss" in m][:3], strict=True):
