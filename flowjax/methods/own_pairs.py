@@ -8,12 +8,19 @@ from jaxtyping import Float, Int
 from flowjax.contract import Collect, Sampler
 from flowjax.methods import groups
 
-# The rows of the first and of the second of each pair, and 1 where the first is better, -1 where the second is, 0 for neither.
-Rows = tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"], Int[np.ndarray, " m"]]
+# The rows of the first and of the second of each pair, and 1 where the first is better, -1 where the second is, 0 for neither;
+# an expected outcome is between.
+Outcome = Int[np.ndarray, " m"] | Float[np.ndarray, " m"]
+Rows = tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"], Outcome]
 
 
 def own_pairs(
-    grouped: groups.Groups, policy: Sampler, updates: int, temperature: float | None = None, seed: int = 0
+    grouped: groups.Groups,
+    policy: Sampler,
+    updates: int,
+    temperature: float | None = None,
+    expected: bool = False,
+    seed: int = 0,
 ) -> Collect:
     """Comparisons of a model's own samples.
 
@@ -22,6 +29,7 @@ def own_pairs(
       policy: what draws them.
       updates: how many learn from one rollout.
       temperature: of comparisons in twos; None for the best and the worst of each group.
+      expected: their outcome is the mean of what could be drawn.
       seed: of the run, for outcomes that are drawn.
     """
     if temperature is not None and (temperature <= 0 or grouped.group_size % 2):
@@ -33,32 +41,36 @@ def own_pairs(
     def compare(worth: Float[np.ndarray, " n"], step: int) -> Rows:
         if temperature is None:
             return extremes(worth, grouped.group_size)
-        return drawn_comparisons(worth, temperature, np.random.default_rng((seed, step)))
+        draw = None if expected else np.random.default_rng((seed, step))
+        return comparisons(worth, temperature, draw)
 
     def batches(
         arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
     ) -> list[dict[str, np.ndarray]]:
         first, second, outcome = compare(worth, step)
         compared = {name: array[first] for name, array in arrays.items()}
-        told = np.abs(outcome).astype(np.float32)
-        compared |= {"others": arrays["data"][second][:, None], "outcome": outcome, "mask": told}
+        told = ~np.isnan(worth[first] - worth[second]) if expected else np.abs(outcome)
+        compared |= {"others": arrays["data"][second][:, None], "outcome": outcome, "mask": told.astype(np.float32)}
         return groups.split_rows(compared, np.split(np.arange(len(first)), updates))
 
     return grouped.collect(grouped.rollout(policy), batches, updates)
 
 
-def drawn_comparisons(worth: Float[np.ndarray, " n"], temperature: float, draw: np.random.Generator) -> Rows:
+def comparisons(worth: Float[np.ndarray, " n"], temperature: float, draw: np.random.Generator | None) -> Rows:
     """Samples in twos, and who wins by the law of Bradley and Terry; 0 where one is not known.
 
     Args:
       worth: of samples; NaN where it is not known.
       temperature: the difference in worth that is told with the odds of e to one.
-      draw: of the outcomes.
+      draw: of the outcomes; None for their mean, tanh((worth of the first - of the second) / (2 temperature)).
     """
     first, second = np.arange(0, len(worth), 2), np.arange(1, len(worth), 2)
     ahead = (worth[first] - worth[second]) / temperature
     known = ~np.isnan(ahead)
-    wins = draw.random(len(first)) < 1.0 / (1.0 + np.exp(-np.where(known, ahead, 0.0)))
+    mean = np.tanh(0.5 * np.where(known, ahead, 0.0))
+    if draw is None:
+        return first, second, mean.astype(np.float32)
+    wins = draw.random(len(first)) < 0.5 * (1.0 + mean)
     return first, second, np.where(known, np.where(wins, 1, -1), 0).astype(np.int32)
 
 

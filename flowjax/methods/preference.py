@@ -7,7 +7,8 @@ the two examples of a comparison at equal noise and equal time. Two places to ha
 * a data source of comparisons (data/comparisons.py): `data` and `others` [b, 1, ...] with `outcome` 1 where the first is
   better, -1 where the other is, 0 for a tie, which teaches nothing;
 * the model itself, where `rewards` and `rollout` are given: of each group of samples the best and the worst are compared or,
-  with a `temperature`, all of them in twos, the outcome being drawn as Bradley and Terry have it.
+  with a `temperature`, all of them in twos, the outcome being drawn as Bradley and Terry have it or, with
+  outcomes='expected', the loss being averaged over both.
 
 | method | published                                                                                                      |
 | dpo    | error 'mean', of the noise, beta 5000 (Wallace et al. 2023); of the velocity, beta 100, online with the        |
@@ -24,7 +25,9 @@ order in the reward its minimum at a time is
     v - v_reference ~ (1 - t) grad r,
 
 a translation that is blind to what the data are: the spread of the single error within the sigmoid holds the student, not its
-distance from the reference. `draws` averages several within the sigmoid: a test holds the two to the optimum of a Gaussian.
+distance from the reference. `draws` averages several within the sigmoid. A higher temperature with a lower beta has the same
+optimum in smaller margins, where a sigmoid is a line and what is averaged outside of it counts as well; drawn outcomes would
+then say next to nothing, expected ones lose nothing. Tests hold both to the optimum of a Gaussian.
 """
 
 import dataclasses
@@ -57,6 +60,7 @@ from flowjax.paths.times import sample_times
 from flowjax.paths.weights import loss_weight
 
 STUDENT, REFERENCE = "student", "reference"
+DRAWN, EXPECTED = "drawn", "expected"
 ERRORS: dict[str, Callable[[Array], Array]] = {"mean": mean_per_example, "sum": sum_per_example}
 PAIRED_READINGS = {
     "cost_better": "What tuning has cost on the better examples. At or below zero; above it the model leaves them too.",
@@ -144,6 +148,7 @@ def preference(
     draws: int = 1,
     policy: str = STUDENT,
     temperature: float | None = None,
+    outcomes: str = DRAWN,
     reference_every: int = 0,
     chunks: int = 1,
     failures: str = "stop",
@@ -166,6 +171,7 @@ def preference(
       draws: times and noises over which the error of a pair is averaged.
       policy: whose samples are compared, 'student' or 'reference'.
       temperature: of Bradley-Terry comparisons in units of the reward, samples in twos; None for the best and the worst.
+      outcomes: of these comparisons, 'drawn' or 'expected': the mean of the loss over both.
       reference_every: after so many updates the reference becomes what the student is; 0 for never.
       chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
       failures: of a reward, 'stop' or 'skip'.
@@ -176,6 +182,7 @@ def preference(
         choose("prediction", kind, dict.fromkeys(PREDICTIONS))
     total = choose("method.error", error, ERRORS)
     choose("method.policy", policy, dict.fromkeys((STUDENT, REFERENCE)))
+    expected = choose("method.outcomes", outcomes, {DRAWN: False, EXPECTED: True})
     if beta <= 0 or reference_every < 0 or draws < 1:
         raise ValueError(
             f"method.beta={beta}, reference_every={reference_every}, draws={draws}: expected above 0, at least 0, at least 1."
@@ -184,6 +191,11 @@ def preference(
         raise ValueError(
             f"The method '{name}' compares its own samples with method.rewards and method.rollout, or the examples that the "
             "data compare with neither. Give both, or none."
+        )
+    if expected and temperature is None:
+        raise ValueError(
+            "method.outcomes='expected' is the mean over comparisons by chance, and without method.temperature the best of a "
+            "group is compared with its worst. Set a temperature, or leave outcomes out."
         )
     judged = build("objective", objective, OBJECTIVES, beta=beta)
     if judged.whole and (config.gradient_accumulation > 1 or config.parallel == "pmap"):
@@ -196,7 +208,7 @@ def preference(
     if rewards is not None:
         grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
         sampler = groups.make_policy(setting, rollout, policy)
-        collect = own_pairs(grouped, sampler, updates, temperature, config.seed)
+        collect = own_pairs(grouped, sampler, updates, temperature, expected, config.seed)
     elif data.compared != 2:
         found = f"rank {data.compared} examples" if data.compared else "compare nothing"
         raise ValueError(
@@ -243,9 +255,15 @@ def preference(
 
     def phase_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         outcome = batch["outcome"].astype(jnp.float32)
-        (first, second), t = costs(params, batch, key)
-        value, metrics = judged.value(first, second, outcome, batch["mask"])
-        return value * jnp.abs(outcome), {**metrics, **({"t": t} if draws == 1 else {})}
+        found, t = costs(params, batch, key)
+        if expected:
+            won, lost = (judged.value(*found, jnp.full_like(outcome, side), batch["mask"]) for side in (1.0, -1.0))
+            mean = lambda one, other: 0.5 * ((1.0 + outcome) * one + (1.0 - outcome) * other)
+            value, metrics = jax.tree.map(mean, won, lost)
+        else:
+            value, metrics = judged.value(*found, outcome, batch["mask"])
+            value *= jnp.abs(outcome)
+        return value, {**metrics, **({"t": t} if draws == 1 else {})}
 
     def reference_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
         level = {**batch, "outcome": jnp.ones_like(batch["outcome"])}  # whichever is better, the loss is that

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from flowjax.contract import DataSpec
 from flowjax.methods.negative_aware import follow_rate
-from flowjax.methods.own_pairs import drawn_comparisons, extremes
+from flowjax.methods.own_pairs import comparisons, extremes
 from flowjax.models import NETWORKS
 
 HEUN = dict(name="heun", steps=8)
@@ -164,6 +164,7 @@ def test_every_curve_has_a_reading_and_every_reading_a_curve(name):
         ("dpo", dict(OWN, beta=0.0), "expected above 0"),
         ("dpo", dict(OWN, draws=0), "at least 1"),
         ("dpo", dict(OWN, temperature=0.0), "a temperature above 0"),
+        ("dpo", dict(OWN, outcomes="expected"), "Set a temperature"),
         ("kto", dict(OWN, temperature=1.0, group_size=1), "whole groups of two or more"),
         ("dpo", dict(error="men"), "Did you mean 'mean'"),
         ("kto", dict(OWN, objective=dict(name="unpaired", weight_good=0.0, weight_bad=0.0)), "not both zero"),
@@ -219,12 +220,37 @@ def test_comparisons_of_the_data_are_learnt_from_as_the_models_own_are():
 
 def test_drawn_comparisons_have_the_odds_of_bradley_and_terry():
     worth = np.tile([1.0, 0.0, 2.0, np.nan], 20_000)
-    first, second, outcome = drawn_comparisons(worth, 0.5, np.random.default_rng(0))
+    first, second, outcome = comparisons(worth, 0.5, np.random.default_rng(0))
     np.testing.assert_array_equal(second - first, 1)
     assert not outcome[1::2].any()
     # sigmoid(1 / 0.5), of twenty thousand
     assert (outcome[::2] == 1).mean() == pytest.approx(1 / (1 + np.exp(-2)), abs=4 * np.sqrt(0.105 / 20_000))
     assert set(outcome[::2]) == {-1, 1}
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_an_expected_outcome_is_the_mean_over_both(name):
+    options = dict(OWN, group_size=2, temperature=0.5, failures="skip")
+    method, executor = made(name, **options, outcomes="expected")
+    batch, params, _ = first_batch(method, executor)
+    first, second = batch["data"][:, 0], batch["others"][:, 0, 0]
+    share = jax.nn.sigmoid((first - second) / 0.5)  # the reward is the sample itself
+    np.testing.assert_allclose(batch["outcome"], 2 * share - 1, atol=1e-6)
+    drawn, _ = made(name, **options)
+    key, params = jax.random.key(0), moved(params, 0.3)
+    won, lost = (
+        drawn.phases["preference"].loss(params, {**batch, "outcome": jnp.full(len(first), side)}, key)[0]
+        for side in (1, -1)
+    )
+    value, metrics = method.phases["preference"].loss(params, batch, key)
+    np.testing.assert_allclose(value, share * won + (1 - share) * lost, rtol=1e-5)
+    assert method.checks["reference"](executor.start().params, batch, key).passed
+    worth = np.arange(float(SIZE))
+    worth[2] = np.nan
+    arrays = {"data": worth[:, None], "row": np.arange(SIZE)}
+    (skipped,) = method.collect.batches({"batch": arrays, "rewards": {"right": worth}}, None, 0)
+    np.testing.assert_array_equal(skipped["mask"], np.arange(SIZE // 2) != 1)
+    assert np.isfinite(skipped["outcome"]).all()
 
 
 def test_comparisons_of_the_reference_are_drawn_anew_and_the_same_after_a_resume():
@@ -243,14 +269,15 @@ def first_rows():
     return {name: jnp.asarray(value[0]) for name, value in Rows().stack_batches(1).items()}
 
 
-def test_many_draws_lead_to_the_tilted_gaussian_and_one_draw_does_not():
-    """With summed errors, weight `evidence` and many draws DPO's optimum is the mean + 2 STD^2 / (beta temperature)."""
+def test_many_draws_or_small_margins_lead_to_the_tilted_gaussian_and_one_draw_does_not():
+    """With summed errors and weight `evidence` DPO's optimum is the mean + 2 STD^2 / (beta temperature)."""
     expected = 2 * STD**2 / (4.0 * 0.5)
-    common = dict(error="sum", beta=4.0, policy="reference", temperature=0.5, **dict(OWN, group_size=2))
+    common = dict(error="sum", policy="reference", **dict(OWN, group_size=2))
     changes = dict(weight=dict(name="evidence"), time=dict(name="uniform", high=0.98))
     found = {}
-    for draws in (1, 48):
-        method, executor = made("dpo", changes, size=4096, draws=draws, **common)
+    as_drawn, small = dict(beta=4.0, temperature=0.5), dict(beta=0.25, temperature=8.0, outcomes="expected")
+    for draws, told in ((1, as_drawn), (48, as_drawn), (2, small)):
+        method, executor = made("dpo", changes, size=4096, draws=draws, **common, **told)
         batch, params, _ = first_batch(method, executor)
         gradient = jax.jit(jax.grad(mean_loss(method, params, batch)))
         low, high = 0.0, 0.5
@@ -260,4 +287,5 @@ def test_many_draws_lead_to_the_tilted_gaussian_and_one_draw_does_not():
         found[draws] = middle
     # 2048 comparisons of which a tenth tells something each: a few hundredths.
     assert found[48] == pytest.approx(expected, abs=0.06)
+    assert found[2] == pytest.approx(expected, abs=0.06)
     assert found[1] < 0.7 * expected
