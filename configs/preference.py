@@ -5,6 +5,7 @@
     python -m flowjax.main --config=configs/preference.py:run=runs/points,method=nft,reward=quadratic
     python -m flowjax.main --config=configs/preference.py:run=runs/shapes,reward=scene,guidance=2.5    # the parser of captions
     python -m flowjax.main --config=configs/preference.py:run=runs/digits,reward=brightness,rank=16    # an adapter
+    python -m flowjax.main --config=configs/preference.py:run=runs/student,method=draft,sampler=own    # a student of few steps
     python -m flowjax.sweep --config=configs/preference.py:run=runs/points --out=runs/preference       # every method
 
 It goes on from the run's parameters with the run's network, data and path; conditions of the data are those that samples are
@@ -17,6 +18,10 @@ it alone knows.
 gradients, which sum log-probabilities over the elements of a sample so that the divergence is that of whole steps; beta of
 the summed error in DPO and KTO; the weight of the squared distance in DiffusionNFT; the weight of the data's own loss in ReFL
 and DRaFT. Each method has a value of its own, unless told. Best of N is held by the reference that draws its samples.
+
+`sampler=own` is for students of few steps (configs/students.py): they draw as they were made to, and their reward is followed
+back through their steps, by ReFL or DRaFT; all other methods would train them as the flows that they are no more. Nothing of
+the data holds them, and a student has no divergence: a held-out reward and the spread end the run.
 """
 
 from flowjax import sweep as hyper
@@ -69,12 +74,12 @@ GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
 
 def get_config(argument: str = "") -> ConfigDict:
     """Options: run = a finished run's folder; method, reward = one of METHODS, REWARDS; held = another of REWARDS, or none;
-    hold, guidance, divergence, spread: see above, a hold of -1 for the method's own, 0 for none; updates = steps; rank = of an
-    adapter; tiny."""
+    hold, guidance, divergence, spread: see above, a hold of -1 for the method's own, 0 for none; sampler = method or own;
+    updates = steps; rank = of an adapter; tiny."""
     known = dict(
         run="", method="flow_grpo", reward="linear", held="", hold=-1.0, guidance=0.0, divergence=100.0, spread=0.1
     )
-    options = parse_argument(argument, **known, updates=300, rank=0, tiny=False)
+    options = parse_argument(argument, **known, sampler="method", updates=300, rank=0, tiny=False)
     if not options.run:
         raise ValueError("Which run is tuned? Give --config=configs/preference.py:run=RUN_DIRECTORY.")
     config = defaults()
@@ -111,7 +116,10 @@ def get_config(argument: str = "") -> ConfigDict:
         config.watchdog.least_gain = LEAST_GAIN
     if "clip" in config.method:
         config.watchdog.largest_clipped = CLIPPED
-    if options.divergence:
+    own = choose("sampler", options.sampler, {"method": False, "own": True})
+    if own:
+        draw_as(config, theirs, options)
+    elif options.divergence:
         config.watchdog.largest_divergence = options.divergence
     if options.spread:
         config.watchdog.least_spread = options.spread
@@ -127,11 +135,32 @@ def get_config(argument: str = "") -> ConfigDict:
         if options.method not in GRADIENT:
             config.method.group_size = min(8, config.method.group_size)
         config.watchdog.count, config.watchdog.steps = 32, 2
-        config.samplers.default.steps = 2
+        if not own:
+            config.samplers.default.steps = 2
         config.when.log = schedule(every_steps=2)
         config.when.sample = config.when.evaluate = schedule(at_percent=(50, 100))
         config.when.checkpoint = schedule(every_steps=2)
     return config
+
+
+def draw_as(config: ConfigDict, theirs: ConfigDict, options: ConfigDict) -> None:
+    """Draws, tunes and watches with the default sampler of the run itself."""
+    if options.method not in GRADIENT or options.hold > 0 or options.guidance:
+        raise ValueError(
+            f"sampler=own with method={options.method}, hold={options.hold}, guidance={options.guidance}: a student of few "
+            f"steps is tuned by {' or '.join(GRADIENT)}, held by nothing, and is guided as it was made to be. Leave hold and "
+            "guidance out."
+        )
+    name = "default" if "default" in theirs.samplers else next(iter(theirs.samplers))
+    sampler = ConfigDict(theirs.samplers[name].to_dict())
+    config.samplers = dict(default=sampler.to_dict())
+    del sampler["role"]
+    config.method.rollout = sampler
+    config.method.pretraining_weight = 0.0
+    if "stop" in config.method:
+        config.method.stop = (0, sampler.steps - 1)
+    config.watchdog.sampler = sampler
+    del config.watchdog["guidance"]
 
 
 def sweep() -> list[hyper.Point]:

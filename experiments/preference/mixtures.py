@@ -31,15 +31,19 @@ MIXTURE = dict(modes=4, radius=1.5, std=0.3, weights="uneven")
 REWARDS = {"linear": linear_reward(jnp.array([1.0, 0.0])), "quadratic": distance_reward(jnp.zeros(2))}
 # How firmly the reference holds, where a method can be told: a quadratic reward gains half as much at a divergence.
 FIRMNESS = {"linear": 1.0, "quadratic": 0.25}
-# Comparisons of samples of the reference, as people would choose. Their evidence is averaged over many times and noises, and
-# looked at most where it varies most: where modes are decided. Fewer draws leave a bias that fewer pairs do not.
-AVERAGED = dict(
-    method=dict(draws=96, policy="reference", temperature=1.0, group_size=2),
+# Comparisons of samples of the reference. Their evidence is averaged over many times and noises, and looked at most where it
+# varies most: where modes are decided.
+EVIDENCE = dict(
     weight=dict(name="evidence"),
     time=dict(name="beta", a=4.0, b=2.5, high=0.98, importance=True),
     optimizer=dict(learning_rate=7e-4),
-    batch_size=256,
 )
+OF_REFERENCE = dict(policy="reference", group_size=2)
+# A high temperature leaves small margins, where the spread of the evidence does not bias the sigmoid.
+HIGH = 8.0
+CALM = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=24, temperature=HIGH, outcomes="expected"))
+# As people would choose. Fewer draws leave a bias that fewer pairs do not.
+CHOSEN = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=96, temperature=1.0), batch_size=256)
 # case -> argument of the config, hold before FIRMNESS, and overrides: as published where one is named so.
 CASES: dict[str, tuple[str, float | None, dict]] = {
     "flow_grpo": ("method=flow_grpo", 1.0, {}),
@@ -47,9 +51,9 @@ CASES: dict[str, tuple[str, float | None, dict]] = {
     "mix_grpo": ("method=mix_grpo", 1.0, {}),
     "nft": ("method=nft", 1e-4, dict(method=dict(adaptive=False, highest=0.97, slope=1.0))),
     "nft_published": ("method=nft,updates=60", 1e-4, {}),
-    "dpo": ("method=dpo", 2.0, AVERAGED),
+    "dpo": ("method=dpo", 2.0 / HIGH, CALM),
     "dpo_published": ("method=dpo,updates=120", 1.0, {}),
-    "kto": ("method=kto", 2.0, AVERAGED),
+    "kto": ("method=kto", 2.0, CHOSEN),
     "refl": ("method=refl", 1.0, {}),
     "draft": ("method=draft", 1.0, dict(method=dict(steps=20))),
     "best_of": ("method=best_of", None, {}),
@@ -146,7 +150,7 @@ def best_of(mixture: GaussianMixture, worth: QuadraticReward) -> list[tuple[floa
 
 
 def picture(path, reward: str, receipts: list[dict]) -> None:
-    """Every method's path, by its first seed, under the frontier."""
+    """Every method's paths under the frontier, those of further seeds fainter."""
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -159,13 +163,15 @@ def picture(path, reward: str, receipts: list[dict]) -> None:
     axes.plot(
         *zip(*best_of(ring(**MIXTURE), REWARDS[reward])), "k^", ms=6, label=f"best of {', '.join(map(str, BEST_OF))}"
     )
-    first: dict[str, dict] = {}
-    for receipt in sorted(receipts, key=lambda r: r["seed"]):
-        first.setdefault(receipt["method"], receipt)
-    for index, (method, receipt) in enumerate(sorted(first.items())):
+    methods = sorted({receipt["method"] for receipt in receipts})
+    labelled: set[str] = set()
+    for receipt in sorted(receipts, key=lambda r: (r["method"], r["seed"])):
+        method = receipt["method"]
+        about = dict(alpha=0.4) if method in labelled else dict(label=method.replace("_", " "))
+        labelled.add(method)
         divergences, gains = zip((0.0, 0.0), *receipt["path"])
         dashed = "--" if method.endswith("published") else "-"
-        axes.plot(divergences, gains, dashed, marker="o", ms=3, color=f"C{index % 10}", label=method.replace("_", " "))
+        axes.plot(divergences, gains, dashed, marker="o", ms=3, color=f"C{methods.index(method) % 10}", **about)
     right = 4.0
     axes.set(xlabel="divergence from the first model, nats", ylabel=f"gain of the {reward} reward", xlim=(0, right))
     axes.set_ylim(0, 1.1 * float(np.interp(right, *frontier(reward))))

@@ -185,17 +185,18 @@ def make_groups(
     return Groups(judge, size, group_size, chunks)
 
 
-def make_policy(setting: Setting, spec: Spec, role: str) -> Sampler:
+def make_policy(setting: Setting, spec: Spec, role: str, who: str = "method.rollout") -> Sampler:
     """The sampler of a rollout, of any kind.
 
     Args:
       setting: of the network.
       spec: of samplers/build.py, without a role.
       role: whose parameters draw.
+      who: has the spec, for messages.
     """
     spec = ConfigDict(dict(spec)).to_dict()
     if "role" in spec:
-        raise ValueError(f"method.rollout has role='{spec['role']}', but the method itself says who draws. Drop it.")
+        raise ValueError(f"{who} has role='{spec['role']}', but the method itself says who draws. Drop it.")
     return sampler_of({**spec, "role": role}, setting)
 
 

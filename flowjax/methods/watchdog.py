@@ -12,9 +12,11 @@ the same noise. The figures, all of them named `watchdog_...`:
     spread            the mean distance of samples that share their conditions
     spread_kept       the share of the first model's spread that is left
 
-Reward against divergence is the curve that a run has to be judged by, and the report draws it. A reward that is exploited
-shows in a held-out one that falls while its own still rises, in a spread that goes to nothing, or in a divergence without end.
-A policy whose steps are nearly all clipped moves too fast, and one whose groups are nearly all flat has nothing left to learn.
+Samples are drawn by the midpoint rule. A student of few steps is no flow: it is watched by its own `sampler`, and has no
+divergence. Where there is one, reward against divergence is the curve that a run has to be judged by, and the report draws
+it. A reward that is exploited shows in a held-out one that falls while its own still rises, in a spread that goes to nothing,
+or in a divergence without end. A policy whose steps are nearly all clipped moves too fast, and one whose groups are nearly
+all flat has nothing left to learn.
 With a limit for any of these the run stops there, with a checkpoint, and says why.
 """
 
@@ -28,9 +30,10 @@ from ml_collections import ConfigDict
 
 from flowjax.choices import Spec, build, choose
 from flowjax.contract import DataSpec, Measure, Method, Params, Role
-from flowjax.methods.groups import mean_of_known, spread
-from flowjax.methods.parts import make_setting
+from flowjax.methods.groups import make_policy, mean_of_known, spread
+from flowjax.methods.parts import Setting, make_setting
 from flowjax.methods.unrolled import make_unrolled
+from flowjax.models.network import Conditions
 from flowjax.rewards import REWARDS, Rewards, make_rewards
 from flowjax.samplers.build import split_keys
 from flowjax.samplers.divergences import likelihood_divergence, path_divergence
@@ -68,6 +71,7 @@ def reference(
     steps: int = 20,
     divergence: str = "auto",
     guidance: Spec | None = None,
+    sampler: Spec | None = None,
     largest_divergence: float | None = None,
     least_spread: float | None = None,
     least_gain: float | None = None,
@@ -87,6 +91,7 @@ def reference(
       steps: of the midpoint rule, evenly spaced.
       divergence: 'likelihood', 'path', or 'auto': by likelihood where an example has at most sixteen elements.
       guidance: of both models, as in a sampler's spec; none unless told.
+      sampler: spec of any sampler (samplers/build.py), without a role, that both are drawn with in place of the midpoint rule.
       largest_divergence: above which the run stops.
       least_spread: the share of the first model's spread below which it stops.
       least_gain: of each held-out reward, below which it stops: 0 for what the first model has.
@@ -115,6 +120,11 @@ def reference(
     choose("watchdog.divergence", divergence, dict.fromkeys(DIVERGENCES))
     elements = int(np.prod(data.shape))
     by_likelihood = divergence == "likelihood" or (divergence == "auto" and elements <= FEW)
+    if sampler is not None and (divergence != "auto" or largest_divergence is not None or guidance is not None):
+        raise ValueError(
+            "watchdog.sampler is of students of few steps, which have no divergence, and brings its own guidance. Leave "
+            "watchdog.divergence, largest_divergence and guidance out."
+        )
     own = config.method.get("rewards")
     specs = {**_plain(own or {}), **_plain(rewards or {})}
     twice = set(_plain(own or {})) & set(_plain(rewards or {}))
@@ -123,32 +133,27 @@ def reference(
     # What is not known is left out of means: a reward that fails must not end a run that it does not teach.
     judge = make_rewards(specs, REWARDS, failures="skip", data=data) if specs else None
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
-    spec = dict(name="midpoint", steps=steps, guidance=_plain(guidance or dict(name="none")))
-    unrolled = make_unrolled(setting, spec, role, "The watchdog")
-
-    # A data prediction has no velocity where all is data: the likelihood is that of a little before.
-    solved = np.asarray([*unrolled.grid[:-1], last_time(setting.path, setting.prediction)])
+    if sampler is None:
+        spec = dict(name="midpoint", steps=steps, guidance=_plain(guidance or dict(name="none")))
+        both = _flows(setting, spec, role, by_likelihood)
+    else:
+        tuned, first = (make_policy(setting, sampler, name, "watchdog.sampler") for name in (role, REFERENCE))
+        both = lambda params, cond, keys: {
+            "samples": tuned.draw(params, cond, keys),
+            "before": first.draw(params, cond, keys),
+        }
 
     def draw(params: Params, cond: Mapping[str, Array], keys: Key[Array, " b"]) -> PyTree:
-        noise_keys, probe_keys = split_keys(keys)
-        x, grid = unrolled.noise(noise_keys), unrolled.grid
-        tuned, first = (unrolled.field(params, params[name], cond) for name in (role, REFERENCE))
-        samples, away = path_divergence(tuned, first, grid, x)
-        before = integrate(unrolled.parts.stepper, first, grid, x, probe_keys)
-        if by_likelihood:
-            probes = None if elements <= FEW else PROBES
-            away = likelihood_divergence(tuned, first, solved, samples, probe_keys, probes, setting.noise)
-        worth = [judge.values(params, drawn, cond) if judge else {} for drawn in (samples, before)]
-        return dict(samples=samples, before=before, divergence=away, worth=worth[0], worth_before=worth[1])
+        made = both(params, cond, keys)
+        worth = [judge.values(params, made[kind], cond) if judge else {} for kind in ("samples", "before")]
+        return dict(made, worth=worth[0], worth_before=worth[1])
 
     def figures(made: Mapping[str, Any], cond: Mapping[str, np.ndarray]) -> dict[str, float]:
         spreads = [spread(made[name].reshape(-1, group_size, made[name][0].size)) for name in ("samples", "before")]
-        away = made["divergence"]
-        found = dict(
-            divergence=mean_log_ratio(away) if by_likelihood else float(away.mean()),
-            spread=spreads[0],
-            spread_kept=spreads[0] / spreads[1],
-        )
+        found = dict(spread=spreads[0], spread_kept=spreads[0] / spreads[1])
+        if "divergence" in made:
+            away = made["divergence"]
+            found["divergence"] = mean_log_ratio(away) if by_likelihood else float(away.mean())
         if judge is None:
             return found
         worth, before = (
@@ -173,7 +178,8 @@ def reference(
 
     words = {f"reward_{name}": "The mean of this reward." for name in specs}
     words |= {f"gain_{name}": "What it is above that of the model that this began as." for name in specs}
-    shown = {f"eval/{NAME}_{name}": text for name, text in {**READINGS, **words}.items()}
+    measured = {name: text for name, text in READINGS.items() if sampler is None or name != "divergence"}
+    shown = {f"eval/{NAME}_{name}": text for name, text in {**measured, **words}.items()}
     measure = Measure(draw, figures, count, role, group_size)
     return dataclasses.replace(
         method,
@@ -182,6 +188,29 @@ def reference(
         watch=watch,
         readings={**method.readings, **shown},
     )
+
+
+def _flows(
+    setting: Setting, spec: Spec, role: str, by_likelihood: bool
+) -> Callable[[Params, Conditions, Key[Array, " b"]], dict[str, Array]]:
+    """Draws samples of both flows and the divergence at each, by likelihood or along its path."""
+    unrolled = make_unrolled(setting, spec, role, "The watchdog")
+    elements = int(np.prod(setting.shape))
+    # A data prediction has no velocity where all is data: the likelihood is that of a little before.
+    solved = np.asarray([*unrolled.grid[:-1], last_time(setting.path, setting.prediction)])
+
+    def both(params: Params, cond: Conditions, keys: Key[Array, " b"]) -> dict[str, Array]:
+        noise_keys, probe_keys = split_keys(keys)
+        x, grid = unrolled.noise(noise_keys), unrolled.grid
+        tuned, first = (unrolled.field(params, params[name], cond) for name in (role, REFERENCE))
+        samples, away = path_divergence(tuned, first, grid, x)
+        before = integrate(unrolled.parts.stepper, first, grid, x, probe_keys)
+        if by_likelihood:
+            probes = None if elements <= FEW else PROBES
+            away = likelihood_divergence(tuned, first, solved, samples, probe_keys, probes, setting.noise)
+        return dict(samples=samples, before=before, divergence=away)
+
+    return both
 
 
 def mean_log_ratio(ratio: Float[np.ndarray, " n"]) -> float:

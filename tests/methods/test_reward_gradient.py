@@ -39,6 +39,18 @@ def test_the_gradient_through_the_last_steps_is_that_of_the_recursion(steps):
     assert method.checks["gradient"](params, batch, jax.random.key(0)).passed
 
 
+@pytest.mark.parametrize("sampler", ["consistency", "flow_map"])
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_the_gradient_flows_through_the_jumps_of_a_student_too(sampler, steps):
+    """A jump to the data and noise again is t' (x + (1 - t) (c x + (1 - t c) mean)) + noise; one to t' is a step of Euler."""
+    gain = 0.0
+    for t, end in zip(GRID[STEPS - steps : STEPS], GRID[STEPS - steps + 1 :]):
+        gain = end * ((1 + (1 - t) * slope(t)) * gain + (1 - t) * (1 - t * slope(t)))
+    expected = gain if sampler == "consistency" else pull(steps)
+    method, params, batch = started("draft", dict(name=sampler, steps=STEPS), steps=steps, reward_weight=1.0)
+    np.testing.assert_allclose(jax.grad(mean_loss(method, params, batch))(0.0), -expected, rtol=1e-5)
+
+
 def test_a_number_of_steps_that_is_drawn_is_another_one_for_each_sample():
     method, params, batch = started("draft", steps=(2, 5))
     one = lambda row: {**batch, "mask": jnp.zeros_like(batch["mask"]).at[row].set(1.0)}

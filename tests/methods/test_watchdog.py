@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian_line import GROUP, MEAN, RIGHT, STD, exact, moved
+from gaussian_line import GROUP, MEAN, RIGHT, STD, exact, moved, slope
 from toys import toy_config
 
 from flowjax.config import ConfigDict
@@ -63,6 +63,18 @@ def test_a_mean_that_moved_costs_and_gains_what_it_should(divergence, error):
     assert found["watchdog_spread"] == pytest.approx(2 / np.sqrt(np.pi) * STD, rel=0.1)
     assert found["watchdog_spread_kept"] == pytest.approx(1, rel=1e-3)
     assert set(watched(rewards=HELD).readings) >= {f"eval/{name}" for name in found}
+
+
+def test_a_student_of_few_steps_is_watched_by_its_own_sampler():
+    """From noise to the mean, half-way back, and x + (1 - t) v(x) from there: the mean of the data moves by as much."""
+    found = figures(watched(rewards=HELD, sampler=dict(name="consistency", steps=2)), 0.4)
+    assert found["watchdog_gain_right"] == pytest.approx(0.4, rel=1e-3)
+    std = 0.5 * (1 + 0.5 * slope(0.5))
+    assert found["watchdog_spread"] == pytest.approx(2 / np.sqrt(np.pi) * std, rel=0.1)
+    assert found["watchdog_spread_kept"] == pytest.approx(1, rel=1e-3)
+    assert "watchdog_divergence" not in found
+    readings = watched(sampler=dict(name="consistency", steps=2)).readings
+    assert "eval/watchdog_spread" in readings and "eval/watchdog_divergence" not in readings
 
 
 @pytest.mark.parametrize("shift", [0.3, 0.9, 2.0])
@@ -136,6 +148,8 @@ def test_a_method_without_rewards_is_watched_too():
         (dict(method=dict(name="flow_matching"), largest_flat=0.9), "measures nothing of the kind"),
         (dict(rewards=RIGHT), "which is a reward of the method"),
         (dict(guidance=dict(name="cfg", scale=2.0)), "no condition to drop"),
+        (dict(sampler=dict(name="euler", steps=1), largest_divergence=2.0), "which have no divergence"),
+        (dict(sampler=dict(name="euler", steps=1, role="ema")), "watchdog.sampler has role='ema'"),
         (dict(guidance=dict(name="autoguidance", scale=2.0, role="ema")), "remembers steps|reads another"),
     ],
 )

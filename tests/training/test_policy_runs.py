@@ -116,6 +116,25 @@ def test_methods_without_likelihoods_go_on_too(base, tmp_path, method):
         assert max(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.parametrize("method", ["draft", "refl"])
+def test_a_student_of_few_steps_is_tuned_through_its_own(base, tmp_path, method):
+    student = tmp_path / "student"
+    distilled = f"--config=configs/students.py:tiny,teacher={base},method=consistency_distillation"
+    assert main([distilled, f"--workdir={student}", *QUIET]) == 0
+    watch = ("--config.when.evaluate.at_percent=(100,)", "--config.evaluators={}")
+    folder = tuned(student, tmp_path / "tuned", f",method={method},sampler=own", *watch)
+    (line,) = [line for line in read_lines(folder / "metrics.jsonl") if "eval/watchdog_gain_right" in line]
+    assert line["eval/watchdog_gain_right"] > 0 and "eval/watchdog_divergence" not in line
+    assert json.loads((folder / "samplers.json").read_text())["default"]["sampler"] == "consistency"
+    jax.tree.map(np.testing.assert_array_equal, role(folder, "watchdog_reference"), role(student, "ema"))
+
+
+def test_what_a_student_of_few_steps_is_not_tuned_by_is_refused(base):
+    for options in ("method=nft", "method=draft,hold=1", "method=draft,guidance=2.0"):
+        with pytest.raises(ConfigError, match="held by nothing"):
+            load(f"configs/preference.py:tiny,run={base},{options},sampler=own")
+
+
 def test_the_watchdog_measures_as_a_run_is_evaluated_and_stops_it_at_a_limit(base, tmp_path, capsys):
     # Along the path even the smallest move costs something; likelihoods of 32 samples say it with an error.
     evaluated = [*QUIET[:2], "--config.evaluators={}", "--config.watchdog.divergence=path"]
