@@ -1,6 +1,7 @@
 """Tuning a finished run by rewards, through the command line: every method, an adapter, and a run that was cut off."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from flowjax.main import main
 from flowjax.training import operations
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
+from flowjax.training.update import phase_gradients
 
 CONFIG = load_module("configs/preference.py")
 QUIET = [
@@ -99,6 +101,34 @@ def test_every_method_fits_a_finished_run(base, method, reward):
     assert [value.shape for value in made["rewards"].values()] == [(32,)]
 
 
+@pytest.mark.parametrize("method", CONFIG.METHODS)
+def test_every_method_tunes_an_adapter_and_keeps_rollouts_in_single_precision(base, method):
+    run = Run(load(f"configs/preference.py:tiny,run={base},method={method},rank=2", ["precision='bfloat16'"]))
+    batch = {name: value[0] for name, value in run.iterator().stack_batches(1).items()}
+    params, key = run.executor.abstract.params, jax.random.key(0)
+    batch["step"] = np.zeros(len(batch["row"]), np.int32)
+    if run.method.collect is not None:
+        made = jax.eval_shape(run.method.collect.rollout, params, batch, key)
+        assert {x.dtype for x in jax.tree.leaves(made) if np.issubdtype(x.dtype, np.inexact)} == {np.dtype("float32")}
+        made["batch"] = {name: np.zeros(x.shape, x.dtype) for name, x in made["batch"].items()}
+        made["rewards"] = {name: np.arange(x.size, dtype=np.float32) for name, x in made["rewards"].items()}
+        batch = dict(run.method.collect.batches(made, None, 0)[0])
+        batch["step"] = np.zeros(len(batch["row"]), np.int32)
+    (phase,) = run.method.phases.values()
+    loss, gradients, _ = jax.eval_shape(partial(phase_gradients, phase), params, batch, key)
+    assert loss.dtype == np.float32 and set(gradients) == {"student"}
+    assert all(set(layer) == {"down", "up"} for layer in kernels(gradients["student"]))
+
+
+def kernels(tree):
+    """Everything of a name `kernel`."""
+    for name, value in tree.items():
+        if name == "kernel":
+            yield value
+        elif isinstance(value, dict):
+            yield from kernels(value)
+
+
 @pytest.mark.parametrize("reward", ["scene", "compressibility"])
 def test_rewards_of_pictures_refuse_points(base, reward):
     with pytest.raises(ConfigError, match=f"'{reward}'"):
@@ -159,8 +189,9 @@ def test_the_watchdog_measures_as_a_run_is_evaluated_and_stops_it_at_a_limit(bas
     assert "watchdog_divergence" in capsys.readouterr().out
 
 
-def test_the_doctor_finds_the_ratio_at_one(base, tmp_path, capsys):
-    tuned(base, tmp_path, "", "--mode=check")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_doctor_finds_the_ratio_at_one(base, tmp_path, capsys, precision):
+    tuned(base, tmp_path, "", "--mode=check", f"--config.precision={precision}")
     assert "ok   ratio before the first update" in capsys.readouterr().out
 
 
