@@ -18,6 +18,11 @@ TINY = {
 }
 
 
+# The highest frequency of its time embedding. At the usual 1000 the network's derivative in time is that of waves that it has not
+# learnt to ignore, and students that follow a derivative (continuous consistency, MeanFlow) follow the waves.
+TIME_SCALE = 10.0
+
+
 def get_config(argument: str = "") -> ConfigDict:
     """Options: tiny; network = dit or unet."""
     options = parse_argument(argument, tiny=False, network="dit")
@@ -27,7 +32,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.batch_size = 64
     config.steps_per_dispatch = 10
     config.data = dict(name="fashion_mnist")
-    config.network = choose("network", options.network, NETWORKS)
+    config.network = dict(choose("network", options.network, NETWORKS), time_scale=TIME_SCALE)
     config.optimizer = dict(name="muon", learning_rate=1e-2, warmup_steps=100, decay="cosine", final_fraction=0.02)
     config.ema = dict(ema=dict(name="power", std=0.05))
     config.time = dict(name="logit_normal")
