@@ -18,8 +18,8 @@ TINY = {
 }
 
 
-# The highest frequency of its time embedding. At the usual 1000 the network's derivative in time is that of waves that it has not
-# learnt to ignore, and students that follow a derivative (continuous consistency, MeanFlow) follow the waves.
+# The highest frequency of its time embedding. At the usual 1000 the network's derivative in time is that of waves that it
+# has not learnt to ignore, and students that follow a derivative (continuous consistency, MeanFlow) follow the waves.
 TIME_SCALE = 10.0
 
 
