@@ -44,6 +44,8 @@ HIGH = 8.0
 CALM = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=24, temperature=HIGH, outcomes="expected"))
 # As people would choose. Fewer draws leave a bias that fewer pairs do not.
 CHOSEN = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=96, temperature=1.0), batch_size=256)
+# The gradient of a reward without end: what holds it is the data's own loss, whose gradient is small until it is too late.
+SLOWER = dict(optimizer=dict(learning_rate=3e-4))
 # case -> argument of the config, hold before FIRMNESS, and overrides: as published where one is named so.
 CASES: dict[str, tuple[str, float | None, dict]] = {
     "flow_grpo": ("method=flow_grpo", 1.0, {}),
@@ -54,8 +56,8 @@ CASES: dict[str, tuple[str, float | None, dict]] = {
     "dpo": ("method=dpo", 2.0 / HIGH, CALM),
     "dpo_published": ("method=dpo,updates=120", 1.0, {}),
     "kto": ("method=kto", 2.0, CHOSEN),
-    "refl": ("method=refl", 1.0, {}),
-    "draft": ("method=draft", 1.0, dict(method=dict(steps=20))),
+    "refl": ("method=refl", 0.1, dict(method=dict(stop=(0, 19)), **SLOWER)),
+    "draft": ("method=draft", 0.3, dict(method=dict(steps=20), **SLOWER)),
     "best_of": ("method=best_of", None, {}),
 }
 STEPS, BATCH, COUNT = 600, 512, 8192
