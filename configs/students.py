@@ -48,13 +48,15 @@ HUBER = dict(name="pseudo_huber", width=0.03)
 HEADS = dict(name="adam", learning_rate=1e-3, b1=0.5)
 JUDGED = dict(game="non_saturating", penalty_weight=0.1, penalty_step=0.1, discriminator_optimizer=HEADS)
 CALM = {**PLAYED, "optimizer.learning_rate": 1e-4, "optimizer.b1": 0.5}
-# Tangents are all made equally long, so that small steps alone keep the network's own derivative from running away; it comes in
-# over the whole run.
+# Tangents are all made equally long, so that small steps alone keep the network's own derivative from running away; it comes
+# in over the whole run.
 TANGENTS = {
     "method": dict(name="continuous_consistency"),
     "lasting": {"method.warmup_steps": 1.0},
     "optimizer.learning_rate": 1e-4,
 }
+# A jump of the whole path is learnt after those of which it is made: few of them, half of the batch, and a judge that follows.
+DOUBLINGS = dict(name="shortcut", levels=4, share=0.5, judge=SLOWLY)
 # Solvers are the midpoint rule throughout: it never asks a teacher at the clean end, where a data prediction has no velocity.
 # method -> what it changes: config key -> value. `asked` are its samplers' steps, FEW unless said; `lasting` is what lasts a
 # share of the run.
@@ -95,7 +97,7 @@ STUDENTS = {
         "method": dict(name="trajectory_consistency", longest=0.2, solver="midpoint", solver_steps=2, judge=SLOWLY),
         **TWO_TIMES,
     },
-    "shortcut_distillation": {"method": dict(name="shortcut", share=0.25), **TWO_TIMES},
+    "shortcut_distillation": {"method": DOUBLINGS, **TWO_TIMES},
     "mean_flow_distillation": {"method": dict(name="mean_flow", equal_times=0.5), **TWO_TIMES},
     "dmd": {**PLAYED, "method": dict(name="dmd", teacher_steps=4)},
     "dmd2": {**PLAYED, "method": dict(name="dmd2", student_every=2)},
@@ -149,7 +151,7 @@ FROM_DATA = {
         ),
     },
     "continuous_consistency_training": {**TANGENTS, **UNTAUGHT},
-    "shortcut": {"method": dict(name="shortcut", share=0.25), **TWO_TIMES},
+    "shortcut": {"method": DOUBLINGS, **TWO_TIMES},
     "mean_flow": {"method": dict(name="mean_flow", equal_times=0.5), **TWO_TIMES},
     "improved_mean_flow": {"method": dict(name="mean_flow", direction="own", equal_times=0.5), **TWO_TIMES},
     "moment_matching": {"method": dict(name="moment_matching", particles=4), **TWO_TIMES},
