@@ -32,16 +32,16 @@ REWARDS = {"linear": linear_reward(jnp.array([1.0, 0.0])), "quadratic": distance
 # How firmly the reference holds, where a method can be told: a quadratic reward gains half as much at a divergence.
 FIRMNESS = {"linear": 1.0, "quadratic": 0.25}
 # Comparisons of samples of the reference. Their evidence is averaged over many times and noises, and looked at most where it
-# varies most: where modes are decided, and late, where they are given their width.
+# varies most: where modes are decided.
 EVIDENCE = dict(
     weight=dict(name="evidence"),
-    time=dict(name="beta", a=3.0, b=1.5, high=0.995, importance=True),
+    time=dict(name="beta", a=4.0, b=2.5, high=0.98, importance=True),
     optimizer=dict(learning_rate=7e-4),
 )
 OF_REFERENCE = dict(policy="reference", group_size=2)
 # A high temperature leaves small margins, where the spread of the evidence does not bias the sigmoid.
-HIGH = 4.0
-CALM = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=48, temperature=HIGH, outcomes="expected"))
+HIGH = 8.0
+CALM = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=24, temperature=HIGH, outcomes="expected"))
 # As people would choose. Fewer draws leave a bias that fewer pairs do not.
 CHOSEN = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=96, temperature=1.0), batch_size=256)
 # The gradient of a reward without end: what holds it is the data's own loss, whose gradient is small until it is too late.
