@@ -285,7 +285,8 @@ class Yardstick:
         from matplotlib.image import imread
 
         files = sorted(self.rows.glob("*_0.png"), key=lambda file: (file.stem != "teacher_0", file.stem))
-        plot = Figure(figsize=(6.4, 0.5 * len(files)), dpi=110, layout="constrained")
+        plot = Figure(figsize=(6.4, 0.42 * len(files)), dpi=110)
+        plot.subplots_adjust(left=0.36, right=0.99, bottom=0.005, top=0.995)  # names stand on the left
         FigureCanvasAgg(plot)
         for axes, file in zip(plot.subplots(len(files), 1, squeeze=False)[:, 0], files):
             axes.imshow(imread(file), interpolation="nearest")

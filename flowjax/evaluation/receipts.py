@@ -72,8 +72,14 @@ def hardware() -> str:
     return f"{len(devices)} x {kind}, {cores} CPU cores"
 
 
+LEFT = ("**/receipts/*.json", "**/*.md", "*.md", "**/*.png")
+
+
 def commit(directory: str | os.PathLike | None = None) -> str:
-    """The git commit of the code, with "+dirty" when tracked files differ from it; "unknown" outside a repository."""
+    """The git commit of the code, with "+dirty" when tracked files differ from it; "unknown" outside a repository.
+
+    What an experiment leaves as it goes on, receipts, pages and pictures, is not code.
+    """
     directory = directory or pathlib.Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -82,7 +88,8 @@ def commit(directory: str | os.PathLike | None = None) -> str:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *(f":!/{left}" for left in LEFT))
+        return git("rev-parse", "HEAD") + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

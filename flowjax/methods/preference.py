@@ -28,6 +28,9 @@ a translation that is blind to what the data are: the spread of the single error
 distance from the reference. `draws` averages several within the sigmoid. A higher temperature with a lower beta has the same
 optimum in smaller margins, where a sigmoid is a line and what is averaged outside of it counts as well; drawn outcomes would
 then say next to nothing, expected ones lose nothing. Tests hold both to the optimum of a Gaussian.
+
+A difference of costs is blind to what both examples lose: a field that is a little worse everywhere has the same margins, and
+costs a divergence that no preference asked for. Where `cost_better` rises above zero, that is it.
 """
 
 import dataclasses

@@ -95,13 +95,21 @@ def test_commit_is_the_hash_marks_changes_and_is_unknown_outside_a_repository(tm
         check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
     git("init", "-q")
-    (tmp_path / "a").write_text("1")
-    git("add", "a")
+    left = ("experiments/one/receipts/r.json", "experiments/one/README.md", "README.md", "experiments/one/a.png")
+    for name in ("a.py", "b.json", *left):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    git("add", ".")
     git("commit", "-q", "-m", "a")
     head = git("rev-parse", "HEAD")
     assert receipts.commit(tmp_path) == head
-    (tmp_path / "a").write_text("2")
-    assert receipts.commit(tmp_path) == head + "+dirty"
+    for name in left:
+        (tmp_path / name).write_text("2")
+    assert receipts.commit(tmp_path / "experiments") == head
+    for name in ("a.py", "b.json"):
+        (tmp_path / name).write_text("2")
+        assert receipts.commit(tmp_path) == head + "+dirty"
+        git("checkout", name)
 
 
 def test_hardware_counts_devices_and_cores():
