@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, float | None, dict]] = {
     "dpo": ("method=dpo,updates=300", 2.0 / HIGH, CALM),
     "dpo_published": ("method=dpo,updates=120", 1.0, {}),
     "kto": ("method=kto", 2.0, CHOSEN),
-    "refl": ("method=refl", 0.1, dict(method=dict(stop=(0, 19)), **SLOWER)),
+    "refl": ("method=refl", 0.3, dict(method=dict(stop=(0, 19)), **SLOWER)),
     "draft": ("method=draft", 0.3, dict(method=dict(steps=20), **SLOWER)),
     "best_of": ("method=best_of", None, {}),
 }
