@@ -30,7 +30,7 @@ ACCELERATOR = {
     "dit": dict(width=512, depth=12, heads=8),
 }
 TINY = {
-    "unet": dict(channels=8, multipliers=(1, 1), head_channels=8),
+    "unet": dict(patch=2, channels=8, multipliers=(1, 1), attention=(16,), head_channels=8),
     "dit": dict(width=32, depth=1, heads=2, patch=8),
 }
 

@@ -1,7 +1,7 @@
 """Everything to measure on an accelerator, in one go: agreement with the CPU, throughput and utilisation, whole runs.
 
-    python experiments/accelerator/run.py                  # on a machine with a GPU or TPU; about ten minutes
-    python experiments/accelerator/run.py --tiny           # the same steps in a minute or two, on any machine
+    python experiments/accelerator/run.py                  # on a machine with a GPU or TPU
+    python experiments/accelerator/run.py --tiny           # the same steps in some minutes, on any machine
 
 It needs `pip install -e ".[cuda]"` (or ".[tpu]"), and for the comparison with PyTorch the extra "parity". Parts that fail
 are named at the end and do not stop the others. Receipts go to experiments/accelerator/receipts.
@@ -105,7 +105,13 @@ def text_to_image(folder: pathlib.Path, tiny: bool) -> list[dict]:
     return []
 
 
-PARTS = dict(agree=agree, throughput=throughput, whole_runs=whole_runs, bench=bench, text_to_image=text_to_image)
+def emoji(folder: pathlib.Path, tiny: bool) -> list[dict]:
+    """Emoji at 64 x 64, which have to be prepared (see the config's header); writes receipts of its own, and goes on too."""
+    call([sys.executable, "experiments/emoji/run.py", "--parts", "accelerator", *(["--tiny"] if tiny else [])])
+    return []
+
+
+PARTS = {part.__name__: part for part in (agree, throughput, whole_runs, bench, text_to_image, emoji)}
 
 
 def main() -> int:

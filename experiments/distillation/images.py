@@ -42,7 +42,7 @@ import jax
 import numpy as np
 
 from flowjax.config import ConfigDict, ConfigError, load, load_module
-from flowjax.evaluation import pictures, run_files
+from flowjax.evaluation import pictures, run_files, tables
 from flowjax.evaluation.experiment import publish_picture, run_parts, train
 from flowjax.evaluation.receipts import config_hash, read_receipts, replace_receipts
 from flowjax.methods.finished import config_of_run
@@ -278,6 +278,19 @@ class Yardstick:
         """Where rows of samples are kept."""
         return self.options.work / f"{self.part}_rows"
 
+    def curves(self) -> None:
+        """Distance against evaluations of the network, of everything that was measured at several steps."""
+        found = [r for r in read_receipts(self.options.out / "receipts") if r["part"] == self.part]
+        found = [r for r in found if r["metric"] == "frechet" and r.get("steps", 0) <= max(STEPS)]
+        several = {
+            r["method"] for r in found if len({other["steps"] for other in found if other["method"] == r["method"]}) > 1
+        }
+        shown = [{**r, "method": r["method"].replace("_", " ")} for r in found if r["method"] in several]
+        if shown:
+            axes = dict(x="nfe", lines="method", log_x=True, log_y=True)
+            titles = dict(nfe="evaluations of the network", value="Fréchet distance")
+            tables.figure(self.options.out / f"{self.part}_curves.png", shown, **axes, titles=titles)
+
     def gallery(self) -> None:
         """The rows of samples of everything that was measured with the first seed, the teacher's first."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -344,6 +357,7 @@ def students(options: argparse.Namespace, name: str, subject: Subject) -> None:
                 failed.append(method)
                 print(f"{method} failed: {error}", flush=True)
     yard.gallery()
+    yard.curves()
     if failed:
         raise RuntimeError(f"These students failed: {', '.join(failed)}. All others were measured.")
 
@@ -409,6 +423,7 @@ def chain(options: argparse.Namespace, part: str, cases: tuple[tuple[str, str, d
         student = Run(config, folders[name]).executor.abstract.params["student"]
         yard.publish(config, folders[name], name, parameters=sum(leaf.size for leaf in jax.tree.leaves(student)))
     yard.gallery()
+    yard.curves()
 
 
 def updater(run: Run) -> Callable[[], float]:

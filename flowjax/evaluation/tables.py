@@ -49,6 +49,7 @@ from flowjax.evaluation.run_files import number, write_atomically
 
 BEGIN = re.compile(r"^[ \t]*<!--\s*table:(?P<marker>.*?)-->[ \t]*$", re.DOTALL | re.MULTILINE)
 END = re.compile(r"^[ \t]*<!--\s*end\s*-->[ \t]*$", re.MULTILINE)
+COLOURS, STYLES = 10, ("-", "--", ":", "-.")  # where there are no more colours, lines are dashed
 MANY = 8  # lines in a figure, beyond which their names stand beside it
 OPTIONS = ("rows", "columns", "value", "where", "over", "format", "titles", "order", "best", "count", "missing")
 COMPARISONS = {
@@ -274,13 +275,14 @@ def figure(
     plot = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
     FigureCanvasAgg(plot)
     axes = plot.subplots()
-    for (name,) in _sorted([(field(r, lines) if lines else None,) for r in receipts], []):
+    for index, (name,) in enumerate(_sorted([(field(r, lines) if lines else None,) for r in receipts], [])):
         group = [r for r in receipts if not lines or field(r, lines) == name]
         places = sorted({number(field(r, x)) for r in group})
         values = [[number(field(r, y)) for r in group if number(field(r, x)) == place] for place in places]
         mean = np.array([np.mean(value) for value in values])
         std = np.array([np.std(value, ddof=1) if len(value) > 1 else 0.0 for value in values])
-        (drawn,) = axes.plot(places, mean, marker="o", ms=4, label=titles.get(show(name), show(name)))
+        style = dict(marker="o", ms=4, ls=STYLES[index // COLOURS % len(STYLES)])
+        (drawn,) = axes.plot(places, mean, **style, label=titles.get(show(name), show(name)))
         axes.fill_between(places, mean - std, mean + std, color=drawn.get_color(), alpha=0.15, lw=0)
     axes.set(xlabel=titles.get(x, x.replace("_", " ")), ylabel=titles.get(y, y.replace("_", " ")), title=title)
     axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
