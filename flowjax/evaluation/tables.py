@@ -286,6 +286,10 @@ def figure(
         axes.fill_between(places, mean - std, mean + std, color=drawn.get_color(), alpha=0.15, lw=0)
     axes.set(xlabel=titles.get(x, x.replace("_", " ")), ylabel=titles.get(y, y.replace("_", " ")), title=title)
     axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+    stops = sorted({number(field(r, x)) for r in receipts})
+    if log_x and len(stops) <= MANY:  # powers of ten alone say little, and their multiples run into each other
+        axes.set_xticks(stops, [show(stop) for stop in stops])
+        axes.set_xticks([], minor=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if lines:
