@@ -16,8 +16,6 @@ TINY = {
     "dit": dict(width=32, depth=2, heads=2),
     "unet": dict(channels=8, multipliers=(1, 1), attention=(), head_channels=8),
 }
-
-
 # The highest frequency of its time embedding. At the usual 1000 the network's derivative in time is that of waves that it
 # has not learnt to ignore, and students that follow a derivative (continuous consistency, MeanFlow) follow the waves.
 TIME_SCALE = 10.0

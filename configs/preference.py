@@ -21,13 +21,15 @@ and DRaFT. Each method has a value of its own, unless told. Best of N is held by
 
 `sampler=own` is for students of few steps (configs/students.py): they draw as they were made to, and their reward is followed
 back through their steps, by ReFL or DRaFT; all other methods would train them as the flows that they are no more. Nothing of
-the data holds them, and a student has no divergence: a held-out reward and the spread end the run.
+the data holds them, and a student has no divergence: what ends the run is its spread, and the parser of captions where that
+is held out.
 """
 
 from flowjax import sweep as hyper
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule
 from flowjax.methods.finished import adopt, reference_of_run
+from flowjax.samplers.build import default_name
 
 REWARDS = {
     "linear": dict(right=dict(name="linear", direction=(1.0, 0.0))),
@@ -66,6 +68,7 @@ HELD = dict(
     compressibility="brightness",
     scene="brightness",
 )
+FAR = 100.0  # nats from the first model
 LEAST_GAIN = -0.1  # of captions read right
 CLIPPED = 0.9  # a policy of which so much is clipped moves too fast
 HOSTED, CHUNKS = ("scene", "compressibility"), 4  # judged on the host while the device draws the next chunk
@@ -77,7 +80,7 @@ def get_config(argument: str = "") -> ConfigDict:
     hold, guidance, divergence, spread: see above, a hold of -1 for the method's own, 0 for none; sampler = method or own;
     updates = steps; rank = of an adapter; tiny."""
     known = dict(
-        run="", method="flow_grpo", reward="linear", held="", hold=-1.0, guidance=0.0, divergence=100.0, spread=0.1
+        run="", method="flow_grpo", reward="linear", held="", hold=-1.0, guidance=0.0, divergence=FAR, spread=0.1
     )
     options = parse_argument(argument, **known, sampler="method", updates=300, rank=0, tiny=False)
     if not options.run:
@@ -145,14 +148,13 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def draw_as(config: ConfigDict, theirs: ConfigDict, options: ConfigDict) -> None:
     """Draws, tunes and watches with the default sampler of the run itself."""
-    if options.method not in GRADIENT or options.hold > 0 or options.guidance:
+    if options.method not in GRADIENT or options.hold > 0 or options.guidance or options.divergence not in (0, FAR):
         raise ValueError(
-            f"sampler=own with method={options.method}, hold={options.hold}, guidance={options.guidance}: a student of few "
-            f"steps is tuned by {' or '.join(GRADIENT)}, held by nothing, and is guided as it was made to be. Leave hold and "
-            "guidance out."
+            f"sampler=own with method={options.method}, hold={options.hold}, guidance={options.guidance}, divergence="
+            f"{options.divergence}: a student of few steps is tuned by {' or '.join(GRADIENT)}, held by nothing, guided as it "
+            "was made to be, and has no divergence. Leave hold, guidance and divergence out."
         )
-    name = "default" if "default" in theirs.samplers else next(iter(theirs.samplers))
-    sampler = ConfigDict(theirs.samplers[name].to_dict())
+    sampler = ConfigDict(theirs.samplers[default_name(theirs.samplers)].to_dict())
     config.samplers = dict(default=sampler.to_dict())
     del sampler["role"]
     config.method.rollout = sampler

@@ -10,6 +10,9 @@ of guidance that it takes over, so that its samples need no second evaluation; a
 from 1 to 4 and samples at this one. Methods of FROM_DATA go on from the teacher's parameters and never ask it again: they
 learn from the data alone, and are guided while they sample, by a second evaluation.
 
+Continuous consistency and MeanFlow follow the derivative of a network in time, which is only smooth where its embedding of time
+is: train the teacher with network.time_scale=10, as configs/fashion.py does.
+
 `perceptual` names an image network (flowjax/models/features) whose weights are prepared: methods that have a distance of
 pictures take it on that network's features, and ADD's discriminator stands on them; otherwise distances are of pixels, and
 ADD judges by its teacher's tokens. InstaFlow is two runs, a round of reflow with the teacher's guidance and then distillation

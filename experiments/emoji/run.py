@@ -21,7 +21,7 @@ from flowjax.data.records import NotPrepared, Prepared
 from flowjax.evaluation import run_files
 from flowjax.evaluation.experiment import run_parts, train
 from flowjax.evaluation.pictures import captioned_grid, save_png
-from flowjax.evaluation.receipts import make_receipt, read_receipts, replace_receipts
+from flowjax.evaluation.receipts import read_receipts, replace_receipts, sampler_free
 from flowjax.training.conditions import prompted
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer
@@ -96,7 +96,7 @@ def card(options: argparse.Namespace) -> None:
 
 def card_receipt(about: dict, metric: str, value: int | None, **more) -> dict:
     """A receipt of a count, which no model took part in."""
-    return make_receipt(
+    return sampler_free(
         metric,
         value,
         config=dict(about["options"], content=about["sha256"]),
@@ -104,10 +104,6 @@ def card_receipt(about: dict, metric: str, value: int | None, **more) -> dict:
         seed=0,
         images_seen=0,
         seconds=0.0,
-        sampler="none",
-        nfe=None,
-        guidance_scale=None,
-        ema="none",
         evaluator=about["command"],
         samples=sum(split["count"] for split in about["splits"].values()),
         **more,

@@ -15,7 +15,7 @@ import sys
 import xml.etree.ElementTree
 
 from flowjax.evaluation.experiment import run_parts
-from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.evaluation.receipts import replace_receipts, sampler_free
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -59,7 +59,7 @@ def compare(options: argparse.Namespace) -> None:
 def receipt(case: dict) -> dict:
     """A receipt of one thing compared."""
     about = {name: case[name] for name in ("what", "against", "measure", "tolerance")}
-    return make_receipt(
+    return sampler_free(
         "parity",
         case["difference"],
         config=about,
@@ -67,10 +67,6 @@ def receipt(case: dict) -> dict:
         seed=0,
         images_seen=0,
         seconds=case["seconds"],
-        sampler="none",
-        nfe=None,
-        guidance_scale=None,
-        ema="none",
         evaluator=case["measure"],
         samples=case["cases"],
         better="lower",

@@ -25,7 +25,7 @@ from flowjax.data.records import NotPrepared
 from flowjax.data.shapes import shapes
 from flowjax.evaluation import run_files
 from flowjax.evaluation.experiment import run_parts, train
-from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.evaluation.receipts import replace_receipts, sampler_free
 from flowjax.shapes.agreement import agree
 from flowjax.shapes.parse import parse
 from flowjax.shapes.render import render
@@ -67,7 +67,7 @@ def corrupted(images: np.ndarray, blur: float, noise: float) -> np.ndarray:
 
 def receipt(metric: str, value: float, count: int, seconds: float, evaluator: str, law: dict, **more) -> dict:
     """A receipt of something that no model took part in."""
-    return make_receipt(
+    return sampler_free(
         metric,
         value,
         config=law,
@@ -75,10 +75,6 @@ def receipt(metric: str, value: float, count: int, seconds: float, evaluator: st
         seed=0,
         images_seen=0,
         seconds=seconds,
-        sampler="none",
-        nfe=None,
-        guidance_scale=None,
-        ema="none",
         evaluator=evaluator,
         samples=count,
         **{"better": "higher", **more},

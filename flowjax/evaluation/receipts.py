@@ -58,6 +58,10 @@ ABSOLUTE = re.compile(
 )
 
 
+# What an experiment leaves as it goes on: receipts, pages and pictures are not code.
+LEFT = ("**/receipts/*.json", "**/*.md", "*.md", "**/*.png")
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
     """Twelve hex digits of the SHA-256 of a config, the same for the same values whatever their order."""
     config = config.to_dict() if hasattr(config, "to_dict") else config
@@ -72,14 +76,8 @@ def hardware() -> str:
     return f"{len(devices)} x {kind}, {cores} CPU cores"
 
 
-LEFT = ("**/receipts/*.json", "**/*.md", "*.md", "**/*.png")
-
-
 def commit(directory: str | os.PathLike | None = None) -> str:
-    """The git commit of the code, with "+dirty" when tracked files differ from it; "unknown" outside a repository.
-
-    What an experiment leaves as it goes on, receipts, pages and pictures, is not code.
-    """
+    """The git commit of the code, with "+dirty" when tracked files but those of LEFT differ; "unknown" outside a repository."""
     directory = directory or pathlib.Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -115,6 +113,11 @@ def command(arguments: Sequence[str] | None = None) -> str:
         f"python -m {module[1].replace('/', '.').removesuffix('.__main__')}" if module else f"python {relative(script)}"
     )
     return " ".join([start.strip(), *(shlex.quote(relative(argument)) for argument in arguments[1:])])
+
+
+def sampler_free(metric: str, value: float | int, **about: Any) -> dict[str, Any]:
+    """A receipt of what no sampler took part in: a count, a speed, a difference. Further fields as of `make_receipt`."""
+    return make_receipt(metric, value, sampler="none", nfe=None, guidance_scale=None, ema="none", **about)
 
 
 def make_receipt(

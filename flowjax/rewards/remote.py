@@ -127,6 +127,7 @@ def unpack(body: bytes, limit: int) -> tuple[np.ndarray, Mapping[str, np.ndarray
             raise ValueError(f"its arrays have {size:,} bytes, and {limit:,} are allowed")
         with np.load(io.BytesIO(body), allow_pickle=False) as file:
             arrays = dict(file)
+    # The last of these is what zipfile raises for a compression that it has not.
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"The body is no .npz file that is read here: {error}.") from error
     if SAMPLES not in arrays:

@@ -11,7 +11,7 @@ its mask, and nothing there counts in the norms of guidance.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -62,6 +62,14 @@ DEFAULTS = {
     "shape": (),
     "conditions": {},
 }
+
+
+def default_name(names: Iterable[str]) -> str:
+    """`default` where a sampler has that name, else the first."""
+    names = list(names)
+    return "default" if "default" in names else names[0]
+
+
 Predict = Callable[..., Any]  # (tree, x, t[b], conditions), and s=s[b] for a network of two times -> prediction
 # Where a prediction fixes nothing at pure noise (alpha = 0), samplers start here, near DDPM's smallest alpha.
 LATER_START = 5e-3

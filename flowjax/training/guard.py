@@ -52,7 +52,27 @@ def stop(
     folder = workdir / "failure"
     try:
         with disk.told(folder):
-            _dump(folder, method, step, state, recent, config, metrics)
+            if jax.process_index() == 0:  # of an earlier failure: Orbax would not write an older step beside it
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("failure folder")
+            checkpoints = Checkpoints(folder / "checkpoints", keep_latest=1)
+            checkpoints.save(step, state, {}, config)
+            checkpoints.close()
+            root = jax.random.key(config["seed"])
+            for number, batch in recent:
+                keys = {
+                    KEY_PREFIX + name: np.asarray(jax.random.key_data(step_key(root, number, f"phase/{name}")))
+                    for name in method.due(number)
+                }
+                np.savez(folder / f"batch_{number:08d}.{jax.process_index()}.npz", **keys, **batch)
+            (folder / "failure.json").write_text(
+                json.dumps(
+                    dict(step=step, metrics=metrics, batches=[number for number, _ in recent], seed=config["seed"]),
+                    indent=1,
+                )
+            )
         dump = (
             f"The state before that update, the last batches and their keys are in {folder}; --mode=replay with the same "
             "--config and --workdir says which numbers went bad."
@@ -62,37 +82,6 @@ def stop(
     return NotFinite(
         f"Training stopped at step {step}: {', '.join(metrics) or 'a gradient is not finite'}. {dump} Usual causes: a learning "
         "rate that is too high, bad input, a time too close to where the loss is singular."
-    )
-
-
-def _dump(
-    folder: pathlib.Path,
-    method: Method,
-    step: int,
-    state: State,
-    recent: list[tuple[int, Batch]],
-    config: Mapping[str, Any],
-    metrics: list[str],
-) -> None:
-    if jax.process_index() == 0:  # of an earlier failure: Orbax would not write an older step beside it
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("failure folder")
-    checkpoints = Checkpoints(folder / "checkpoints", keep_latest=1)
-    checkpoints.save(step, state, {}, config)
-    checkpoints.close()
-    root = jax.random.key(config["seed"])
-    for number, batch in recent:
-        keys = {
-            KEY_PREFIX + name: np.asarray(jax.random.key_data(step_key(root, number, f"phase/{name}")))
-            for name in method.due(number)
-        }
-        np.savez(folder / f"batch_{number:08d}.{jax.process_index()}.npz", **keys, **batch)
-    (folder / "failure.json").write_text(
-        json.dumps(
-            dict(step=step, metrics=metrics, batches=[number for number, _ in recent], seed=config["seed"]), indent=1
-        )
     )
 
 

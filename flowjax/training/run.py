@@ -22,6 +22,7 @@ from flowjax.methods.watchdog import with_watchdog
 from flowjax.models import stored
 from flowjax.models.growth import grown, misfits, shapes_by_path
 from flowjax.paths.couplings import COUPLINGS
+from flowjax.samplers.build import default_name
 from flowjax.training.checkpoints import CheckpointError, Checkpoints
 from flowjax.training.executors import EXECUTORS
 from flowjax.training.state import State
@@ -154,7 +155,7 @@ class Run:
             raise ConfigError(
                 "The config has no samplers, so nothing can be drawn or measured. Add one to config.samplers."
             )
-        return "default" if "default" in names else names[0]
+        return default_name(names)
 
 
 def read_role(name: str, role: Role, seed: int) -> PyTree:

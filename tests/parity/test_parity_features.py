@@ -130,7 +130,7 @@ def test_efficientnet_with_random_weights(tmp_path, within, legacy):
     reference = randomised(Reference())
     torch.save(reference.state_dict(), tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
     found = efficientnet_deviations(reference, tmp_path / "w.pth", 96 if legacy else 75)  # an even and an odd side
-    within("EfficientNet-Lite0, random weights", "torch", max(found.values()), TOLERANCE, MEASURE)
+    assert within("EfficientNet-Lite0, random weights", "torch", max(found.values()), TOLERANCE, MEASURE)
 
 
 def test_efficientnet_with_the_published_weights(within):
@@ -146,7 +146,7 @@ def test_efficientnet_with_the_published_weights(within):
     reference = Reference()
     reference.load_state_dict(state)
     found = efficientnet_deviations(reference.eval(), path, 224)
-    within("EfficientNet-Lite0, published weights", "torch", max(found.values()), TOLERANCE, MEASURE)
+    assert within("EfficientNet-Lite0, published weights", "torch", max(found.values()), TOLERANCE, MEASURE)
 
 
 def test_inception_against_pytorch_fid(tmp_path, monkeypatch, within):
@@ -169,7 +169,7 @@ def test_inception_against_pytorch_fid(tmp_path, monkeypatch, within):
         ours = ours_of(tree, x)
         pairs = [(ours[layer], their) for layer, their in zip(("pool1", "pool2", "mixed_6e"), theirs)]
         found = [deviation(*pair) for pair in (*pairs, (ours["pooled"], theirs[3][:, :, 0, 0]))]
-        within("Inception-v3, random weights", "pytorch-fid", max(found), TOLERANCE, MEASURE)
+        assert within("Inception-v3, random weights", "pytorch-fid", max(found), TOLERANCE, MEASURE)
 
 
 def test_inception_against_torch_fidelity(tmp_path, within):
@@ -201,7 +201,7 @@ def test_inception_against_torch_fidelity(tmp_path, within):
     )
     layers = (("pool1", "64"), ("pool2", "192"), ("mixed_6e", "768"), ("pooled", "2048"))
     found = [deviation(extractor.vector(ours, layer), theirs[name]) for layer, name in layers]
-    within("Inception-v3, random weights", "torch-fidelity", max(found), TOLERANCE, MEASURE)
+    assert within("Inception-v3, random weights", "torch-fidelity", max(found), TOLERANCE, MEASURE)
 
 
 @pytest.mark.parametrize("network", ["vgg", "alex"])
@@ -232,4 +232,4 @@ def test_lpips_against_its_package(tmp_path, monkeypatch, within, network):
         expected = theirs(*tensors).numpy().reshape(-1)
     assert expected.min() > 1e-3
     what = f"LPIPS ({network}), its own learnt weights on a random network"
-    within(what, "lpips", np.max(np.abs(found - expected) / expected), 1e-4, "largest relative difference")
+    assert within(what, "lpips", np.max(np.abs(found - expected) / expected), 1e-4, "largest relative difference")

@@ -54,7 +54,7 @@ def test_frechet_against_pytorch_fid(within, x, y):
     reference = numeric("pytorch_fid.fid_score").calculate_frechet_distance
     statistics = [(z.mean(0, dtype=np.float64), np.cov(z.astype(np.float64), rowvar=False)) for z in (x, y)]
     expected = reference(*statistics[0], *statistics[1])
-    within("Frechet distance", "pytorch-fid", relative(distances.frechet(x, y), expected), 1e-6, RELATIVE)
+    assert within("Frechet distance", "pytorch-fid", relative(distances.frechet(x, y), expected), 1e-6, RELATIVE)
 
 
 @pytest.mark.parametrize("x, y", PAIRS)
@@ -62,7 +62,7 @@ def test_frechet_against_torch_fidelity(within, x, y):
     module = numeric("torch_fidelity.metric_fid")
     statistics = [module.fid_features_to_statistics(torch.from_numpy(z)) for z in (x, y)]
     expected = module.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    within("Frechet distance", "torch-fidelity", relative(distances.frechet(x, y), expected), 1e-5, RELATIVE)
+    assert within("Frechet distance", "torch-fidelity", relative(distances.frechet(x, y), expected), 1e-5, RELATIVE)
 
 
 @pytest.mark.parametrize("x, y", PAIRS)
@@ -95,7 +95,7 @@ def test_the_gaussian_kernel_against_torch_fidelity(within):
     kernel = lambda a, b: module.kernel_rbf(a.astype(np.float64), b.astype(np.float64), kid_kernel_rbf_sigma=3.0)
     expected = module.mmd2(kernel(x, x), kernel(x, y), kernel(y, y))
     found = relative(distances.mmd(x, y, bandwidth=3.0), expected)
-    within("kernel distance (Gaussian)", "torch-fidelity", found, 1e-3, RELATIVE)
+    assert within("kernel distance (Gaussian)", "torch-fidelity", found, 1e-3, RELATIVE)
 
 
 @pytest.mark.parametrize("x, y", PAIRS)
@@ -105,4 +105,4 @@ def test_precision_and_recall_against_torch_fidelity(within, x, y):
     ours = coverage.precision_recall(x, y, k=3)
     for name, expected, count in (("precision", precision, len(x)), ("recall", recall, len(y))):
         samples = round(abs(ours[name] - float(expected)) * count)
-        within(f"{name} by 3 neighbours", "torch-fidelity", samples, 2, "samples judged otherwise")
+        assert within(f"{name} by 3 neighbours", "torch-fidelity", samples, 2, "samples judged otherwise")

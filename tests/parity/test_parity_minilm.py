@@ -50,7 +50,7 @@ def test_random_weights(within):
     tree = from_published({name: value.detach().numpy() for name, value in model.named_parameters()})
     ours, mask = encode_tokens(tree, jnp.asarray(tokens, jnp.int32), heads=4)
     np.testing.assert_array_equal(mask, tokens != 0)
-    within("MiniLM, random weights", "transformers", apart(ours, reference(model, tokens)), 1e-4)
+    assert within("MiniLM, random weights", "transformers", apart(ours, reference(model, tokens)), 1e-4)
 
 
 def test_published_weights_and_known_cosines(within):
@@ -63,6 +63,6 @@ def test_published_weights_and_known_cosines(within):
     text, mask = jax.jit(encode_tokens)(tree, jnp.asarray(tokens))
     model = transformers.BertModel.from_pretrained(folder).eval()
     expected = reference(model, tokens.astype(np.int64))
-    within("MiniLM, published weights", "transformers", apart(text, expected), 1e-4)
+    assert within("MiniLM, published weights", "transformers", apart(text, expected), 1e-4)
     sentences = np.asarray(sentence_vectors(text, mask))
     np.testing.assert_allclose(sentences[0] @ sentences[1:4].T, [0.943, 0.695, 0.257], atol=5e-4)

@@ -140,7 +140,9 @@ def test_same_weights_same_output(within, qk_norm, dual):
         ours = network.apply(tree, jnp.asarray(x), jnp.asarray(t), jax.tree.map(jnp.asarray, cond))
         assert np.abs(reference).max() > 0.5
         measure = "largest difference, over the largest magnitude"
-        within("MM-DiT, random weights", "diffusers", apart(ours, reference.transpose(0, 2, 3, 1), True), 1e-4, measure)
+        assert within(
+            "MM-DiT, random weights", "diffusers", apart(ours, reference.transpose(0, 2, 3, 1), True), 1e-4, measure
+        )
 
 
 @pytest.mark.parametrize(
@@ -167,4 +169,6 @@ def test_as_many_parameters_as_the_published_models(within, model, depth, qk_nor
     width = 64 * depth
     unread = width * width + width + (64 if qk_norm == "rms" else 0)  # the last block's queries of the text
     expected = sum(parameter.numel() for parameter in published.parameters())
-    within(f"MM-DiT, parameters of {model}", "diffusers", abs(count + unread - expected), 0, "difference of the counts")
+    assert within(
+        f"MM-DiT, parameters of {model}", "diffusers", abs(count + unread - expected), 0, "difference of the counts"
+    )

@@ -46,7 +46,9 @@ def test_schedule_sample_and_velocity(within, name):
     expected = [schedule.alpha_t, schedule.sigma_t, schedule.d_alpha_t, schedule.d_sigma_t]
     expected = [value.expand(16) for value in expected] + [sample.x_t, sample.dx_t]
     found = [apart(value, other.numpy(), True) for value, other in zip(ours, expected)]
-    within(f"path {name}: alpha, sigma, their slopes, sample, velocity", "flow-matching", max(found), 1e-9, MEASURE)
+    assert within(
+        f"path {name}: alpha, sigma, their slopes, sample, velocity", "flow-matching", max(found), 1e-9, MEASURE
+    )
 
 
 @pytest.mark.parametrize("name", ["linear", "trigonometric", "vp"])
@@ -69,7 +71,7 @@ def test_conversions(within, name, source, destination, method):
     with jax.enable_x64(True):
         path = make_path(name)
         ours = convert(path, source, destination, jnp.asarray(value), jnp.asarray(x), jnp.asarray(TIMES))
-    within(f"path {name}: conversions", "flow-matching", apart(ours, expected.numpy(), True), 1e-8, MEASURE)
+    assert within(f"path {name}: conversions", "flow-matching", apart(ours, expected.numpy(), True), 1e-8, MEASURE)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_torchcfm(within, name, matcher):
     with jax.enable_x64(True):
         path, pair = make_path(name), (jnp.asarray(NOISE), jnp.asarray(DATA), jnp.asarray(TIMES))
         found = [apart(path.sample(*pair), x.numpy(), True), apart(path.velocity(*pair), velocity.numpy(), True)]
-    within(f"path {name}: sample, velocity", "torchcfm", max(found), 1e-9, MEASURE)
+    assert within(f"path {name}: sample, velocity", "torchcfm", max(found), 1e-9, MEASURE)
 
 
 def test_torchcfm_exact_plan(within):
@@ -99,4 +101,4 @@ def test_torchcfm_exact_plan(within):
     plan = plans.OTPlanSampler(method="exact").get_map(noise, data)
     cost = ((NOISE[:, None] - DATA[None]) ** 2).sum((2, 3))
     others = np.sum(np.argmax(plan, axis=1) != assignment(cost))
-    within("optimal transport of 16 pairs", "torchcfm", others, 0, "pairs that differ")
+    assert within("optimal transport of 16 pairs", "torchcfm", others, 0, "pairs that differ")

@@ -51,7 +51,7 @@ def times_of(scheduler):
 def test_flow_match_euler(within):
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
     scheduler.set_timesteps(sigmas=SIGMAS)
-    within("sampler euler", "diffusers", apart(ours("euler", times_of(scheduler)), theirs_flow(scheduler)), 1e-4)
+    assert within("sampler euler", "diffusers", apart(ours("euler", times_of(scheduler)), theirs_flow(scheduler)), 1e-4)
 
 
 def test_flow_match_heun(within):
@@ -63,7 +63,7 @@ def test_flow_match_heun(within):
     # Their last step, to sigma = 0, is Euler: so is ours for a prediction that gives no velocity at clean data.
     field = Field(lambda x, t: MIXTURE.prediction(LINEAR, "data", x, t), "data", LINEAR)
     got = integrate(STEPPERS["heun"](), field, times, jnp.asarray(X), KEYS)
-    within("sampler heun", "diffusers", apart(got, exact), 2e-4)
+    assert within("sampler heun", "diffusers", apart(got, exact), 2e-4)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "unipc"])
@@ -81,7 +81,7 @@ def test_multistep_flow(within, name):
     for index, time in enumerate(scheduler.timesteps):
         velocity = MIXTURE.prediction(LINEAR, "velocity", jnp.asarray(x.numpy()), times[index])
         x = scheduler.step(-torch.from_numpy(np.array(velocity)), time, x).prev_sample
-    within(f"sampler {name}", "diffusers", apart(ours(name, times), x.numpy()), 5e-4)
+    assert within(f"sampler {name}", "diffusers", apart(ours(name, times), x.numpy()), 5e-4)
 
 
 def test_edm_euler(within):
@@ -100,7 +100,7 @@ def test_edm_euler(within):
         x = scheduler.step(output, time, x).prev_sample
     # Euler in sigma is DDIM on any path.
     start = X * np.float32(sigmas[0])
-    within(
+    assert within(
         "sampler euler in sigma (EDM)", "diffusers", apart(ours("ddim", 1 / (1 + sigmas), path, start), x.numpy()), 2e-3
     )
 
@@ -127,7 +127,7 @@ def test_ddim(within):
         noise = MIXTURE.prediction(path, "noise", jnp.asarray(x.numpy()), 1.0 - float(time) / 1000.0)
         x = scheduler.step(torch.from_numpy(np.array(noise)), time, x).prev_sample
     got = integrate(STEPPERS["ddim"](), field, times[:-1], jnp.asarray(X), KEYS)
-    within("sampler ddim", "diffusers", apart(got, x.numpy()), 2e-3)
+    assert within("sampler ddim", "diffusers", apart(got, x.numpy()), 2e-3)
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
@@ -144,4 +144,4 @@ def test_ddpm_step(within, variance):
     field = Field(lambda x, t: MIXTURE.prediction(path, "noise", x, t), "noise", path)
     transition = STEPPERS["ancestral"](variance=variance).transition(field, jnp.asarray(X), t, s)
     expected = transition.mean + transition.std * drawn.numpy()
-    within(f"ancestral step, {variance} variance", "diffusers", apart(expected, got.numpy()), 2e-3)
+    assert within(f"ancestral step, {variance} variance", "diffusers", apart(expected, got.numpy()), 2e-3)

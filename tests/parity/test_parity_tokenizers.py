@@ -61,7 +61,7 @@ def test_small_vocabulary(tmp_path, within):
             )
             file.write_text(small_json(normalizer=normalizer), encoding="utf-8")
             wrong = len(unequal(str(file), texts, 24)) + len(unequal(str(file), texts, 5))
-            within(f"word pieces, {len(texts):,} texts", "tokenizers", wrong, 0, "texts with other ids")
+            assert within(f"word pieces, {len(texts):,} texts", "tokenizers", wrong, 0, "texts with other ids")
 
 
 def test_minilm_vocabulary(within):
@@ -75,4 +75,4 @@ def test_minilm_vocabulary(within):
     texts = [*CAPTIONS, *(f"a{c}b {c} {c}s" for c in early), *random_texts(500, "".join(early[:800]))]
     assert len(early) > 5000
     wrong = unequal(file, texts, 32)
-    within(f"word pieces of MiniLM, {len(texts):,} texts", "tokenizers", len(wrong), 0, "texts with other ids")
+    assert within(f"word pieces of MiniLM, {len(texts):,} texts", "tokenizers", len(wrong), 0, "texts with other ids")

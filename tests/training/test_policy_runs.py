@@ -160,7 +160,7 @@ def test_a_student_of_few_steps_is_tuned_through_its_own(base, tmp_path, method)
 
 
 def test_what_a_student_of_few_steps_is_not_tuned_by_is_refused(base):
-    for options in ("method=nft", "method=draft,hold=1", "method=draft,guidance=2.0"):
+    for options in ("method=nft", "method=draft,hold=1", "method=draft,guidance=2.0", "method=draft,divergence=5.0"):
         with pytest.raises(ConfigError, match="held by nothing"):
             load(f"configs/preference.py:tiny,run={base},{options},sampler=own")
 
