@@ -3,6 +3,7 @@
     python -m flowjax.main --config=configs/shapes.py                         # 16 x 16, large objects
     python -m flowjax.main --config=configs/shapes.py:resolution=32           # objects of both sizes
     python -m flowjax.main --config=configs/shapes.py:network=dit
+    python -m flowjax.main --config=configs/shapes.py:network=small           # the teacher of experiments/distillation
     python -m flowjax.main --config=configs/shapes.py:accelerator             # 64 x 64, up to six objects, words, all captions
     python -m flowjax.main --config=configs/shapes.py --config.sample.prompts='("a red circle", "two blue squares")'
 
@@ -22,11 +23,16 @@ NETWORKS = {
     "dit": dict(name="dit", width=128, depth=6, heads=4, patch=4),
     "mmdit": dict(name="mmdit", width=128, depth=6, heads=4, patch=4, qk_norm="none"),
     "unet": dict(name="unet", channels=32, multipliers=(1, 2, 3), blocks=1, attention=(8,), head_channels=32),
+    # A quarter of its size, and smooth in time, for students that follow its derivative in time (configs/fashion.py).
+    "small": dict(
+        name="unet", channels=16, multipliers=(1, 2, 3), blocks=1, attention=(8,), head_channels=16, time_scale=10.0
+    ),
 }
 TINY = {
     "dit": dict(width=32, depth=2, heads=2),
     "mmdit": dict(width=32, depth=2, heads=2),
     "unet": dict(channels=8, multipliers=(1, 1), attention=(8,), head_channels=8),
+    "small": dict(channels=8, multipliers=(1, 1), attention=(8,), head_channels=8),
 }
 
 
@@ -86,7 +92,7 @@ ABLATION_STEPS = 1_000
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: tiny; network = dit, mmdit, unet; resolution; objects = the most in a scene; captions = short, both, full;
+    """Options: tiny; network = one of NETWORKS; resolution; objects = the most in a scene; captions = short, both, full;
     change = one of the ablations; accelerator.
     """
     options = parse_argument(

@@ -4,8 +4,8 @@
 
     fashion    the teacher is configs/fashion.py (python -m flowjax.data.prepare fashion_mnist), its students are networks of
                its own size that see equally many images
-    shapes     the same for text to image: the teacher is configs/shapes.py with its guidance, which students fold in;
-               measured on EfficientNet's features (python -m flowjax.data.prepare efficientnet_lite0)
+    shapes     the same for text to image: the teacher is configs/shapes.py:network=small with its guidance, which students
+               fold in; measured on EfficientNet's features (python -m flowjax.data.prepare efficientnet_lite0)
     small      SlimFlow on Fashion-MNIST: a student of a quarter of the parameters, and one without its first half
     instaflow  InstaFlow on Fashion-MNIST: a round of reflow, and one step from there by pixels or by EfficientNet's features
 
@@ -121,11 +121,11 @@ FASHION = Subject(
     count=2_000,
 )
 SHAPES = Subject(
-    teacher="configs/shapes.py",
-    tiny="configs/shapes.py:tiny",
+    teacher="configs/shapes.py:network=small",
+    tiny="configs/shapes.py:tiny,network=small",
     guidance=1.5,
     steps=1_000,
-    batch_size=64,
+    batch_size=32,
     features=dict(name="efficientnet_lite0", layer="b10", input_size=64),
     accuracy="caption_accuracy",
     count=2_000,
