@@ -23,16 +23,21 @@ from its straight flow, which begins with squared errors and goes on with the pe
     python -m flowjax.main --workdir=runs/instaflow \
         --config=configs/students.py:teacher=runs/straight,method=direct,perceptual=efficientnet_lite0
 
-`width` makes a smaller student, which starts fresh. SlimFlow is two such runs, the second with the first as its teacher:
+`width` makes a smaller student, which starts fresh and learns by the optimizer that its teacher began with. `pairs` stores so
+many of the teacher's pairs in its folder, once for all students that reflow or regress on them, in place of new ones for
+every update. SlimFlow is two runs of a small student, the second with the first as its teacher:
 
-    python -m flowjax.main --workdir=runs/small --config=configs/students.py:teacher=runs/t,method=annealed_reflow,width=56
-    python -m flowjax.main --workdir=runs/slim --config=configs/students.py:teacher=runs/small,method=guided_direct
+    FIRST=configs/students.py:teacher=runs/t,method=annealed_reflow,width=48,pairs=50000,steps=20000
+    python -m flowjax.main --config=$FIRST --mode=pairs
+    python -m flowjax.main --config=$FIRST --workdir=runs/small
+    python -m flowjax.main --config=configs/students.py:teacher=runs/small,method=guided_direct --workdir=runs/slim
 """
 
 from flowjax import sweep as hyper
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule, set_value
 from flowjax.methods.finished import adopt, reference_of_run
+from flowjax.models.stored import split_reference
 
 # Samplers, and how many steps each is asked for.
 EULER = dict(name="euler", grid=dict(name="uniform"), role="ema")
@@ -161,6 +166,8 @@ FROM_DATA = {
 }
 METHODS = {**STUDENTS, **FROM_DATA}
 
+PAIRED = ("reflow", "direct")  # the methods that take stored pairs
+PAIR_STEPS = 8  # of the midpoint rule, once for a pair
 SEEN_AT = 64  # the side that pictures are enlarged to for an image network
 # Where a method has a distance of pictures, and for which share of the run it is of pixels first.
 PERCEIVED = {
@@ -172,7 +179,7 @@ PERCEIVED = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """Options: teacher = a run's folder; method = one of METHODS; guidance; rank = of an adapter, 0 for the method's own or
-    none; perceptual = an image network; width; steps; tiny.
+    none; perceptual = an image network; width; pairs = how many are stored, 0 for new ones in every update; steps; tiny.
     """
     options = parse_argument(
         argument,
@@ -182,6 +189,7 @@ def get_config(argument: str = "") -> ConfigDict:
         rank=0,
         perceptual="",
         width=0,
+        pairs=0,
         steps=2_000,
         tiny=False,
     )
@@ -227,7 +235,9 @@ def get_config(argument: str = "") -> ConfigDict:
                 f"width={options.width}: '{options.method}' goes on from its teacher's network. Leave it out."
             )
         config.network["channels" if config.network.name == "unet" else "width"] = options.width
-        config.method.start = "fresh"
+        config.optimizer, config.method.start = theirs.optimizer, "fresh"
+    if options.pairs:
+        store_pairs(config, options.pairs)
     if options.tiny:
         config.name += "_tiny"
         config.steps_per_dispatch = min(config.steps_per_dispatch, 4)
@@ -248,6 +258,34 @@ def learn_from(config: ConfigDict, run: str, guidance: float) -> None:
         for name in config.samplers:
             config.samplers[name].conditions = dict(guidance=guidance)
     config.method.update(teacher=teacher, start="teacher")
+
+
+def store_pairs(config: ConfigDict, count: int) -> None:
+    """Lets a method take its teacher's pairs from a folder of the teacher's, where --mode=pairs puts them."""
+    method = config.method
+    choose("method that takes stored pairs", method.name, dict.fromkeys(PAIRED))
+    if method.get("guided_weight") or config.network.get("two_times"):
+        raise ValueError(f"pairs={count}: this method asks its teacher between the ends of a pair. Leave it out.")
+    teacher = dict(name="run", restore_from=method.teacher.restore_from, guidance_scale=method.teacher.guidance_scale)
+    checkpoints, _ = split_reference(teacher["restore_from"], "The teacher")
+    real = method.get("real", 0.0)
+    folder = f"pairs_{count}_guidance_{teacher['guidance_scale']:g}" + (f"_real_{real:g}" if real else "")
+    config.data = dict(
+        name="pairs",
+        folder=str(checkpoints.parent / folder),
+        source=config.data.to_dict(),
+        teacher=teacher,
+        path=config.path.to_dict(),
+        count=count,
+        steps=PAIR_STEPS,
+        real=real,
+    )
+    config.coupling = dict(name="stored")
+    if method.start == "teacher":
+        config.restore.student = reference_of_run(teacher["restore_from"], "The teacher")
+    for key in ("teacher", "teacher_steps", "start", "real"):
+        if key in method:
+            del method[key]
 
 
 def look_at(config: ConfigDict, method: str, extractor: str) -> None:

@@ -15,6 +15,7 @@ from flowjax.losses.trajectories import matched_pair
 from flowjax.methods.endpoints import make_follow
 from flowjax.methods.parts import make_setting
 from flowjax.methods.teacher import make_teacher
+from flowjax.models.stored import read_reference
 
 
 def make_pairs(config: ConfigDict) -> Cache:
@@ -40,8 +41,10 @@ def make_pairs(config: ConfigDict) -> Cache:
         follow = make_follow(teacher, plan.steps, plan.solver)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
-    finished = teacher.finished
-    tree = teacher.role.init(jax.random.key(0)) if finished is None else finished.tree()
+    if teacher.finished is None:
+        tree = teacher.role.init(jax.random.key(0))
+    else:
+        tree = read_reference(teacher.finished.reference, "The teacher of the pairs")
     size = config.evaluation.batch_size
 
     @jax.jit

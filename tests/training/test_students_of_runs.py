@@ -5,10 +5,14 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from flowjax.config import ConfigError, load, load_module
 from flowjax.evaluation.receipts import read_receipts
 from flowjax.main import main
+from flowjax.methods.endpoints import make_follow
+from flowjax.methods.students import make_student
+from flowjax.models.stored import read_reference
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
 from flowjax.training.update import phase_gradients
@@ -99,6 +103,36 @@ def test_a_small_student_starts_fresh_and_is_a_teacher_itself(teacher, tmp_path)
         leaf.size for leaf in jax.tree.leaves(Checkpoints(folder / "checkpoints").read_role("ema"))
     )
     assert count(tmp_path) < count(teacher) / 2
+
+
+@pytest.mark.parametrize("name", ["reflow", "rectified_flow_pp", "direct"])
+def test_pairs_are_stored_once_for_all_students_of_a_teacher(teacher, tmp_path, name):
+    config = f"--config=configs/students.py:tiny,teacher={teacher},method={name},guidance=2.0,pairs=48"
+    assert main([config, "--mode=pairs"]) == 0
+    assert main([config, f"--workdir={tmp_path}", *QUIET]) == 0
+    run = Run(load(config.removeprefix("--config=")))
+    assert run.method.roles["student"].restore_from == f"{teacher}:ema" and "teacher" not in run.method.roles
+    online = load(f"configs/students.py:tiny,teacher={teacher},method=direct,guidance=2.0")
+    master = make_student(online, run.source.spec, "direct", "velocity", online.method.teacher, "teacher").teacher
+    follow, tree = make_follow(master, CONFIG.PAIR_STEPS, "midpoint"), read_reference(str(teacher), "The teacher")
+    rows = jax.tree.map(jax.numpy.asarray, run.source.dataset(0, 1, 0, 12)[0])
+    moved = follow({"teacher": tree}, rows["noise"], 0.0, 1.0, {"label": rows["label"]}) - rows["noise"]
+    assert_allclose(rows["data"] - rows["noise"], moved, atol=2e-3 * float(abs(moved).max()))
+    fresh = Run(load(config.removeprefix("--config=") + ",width=16"))  # the same pairs; learns as its teacher did
+    assert fresh.config.data == run.config.data and fresh.method.roles["student"].restore_from is None
+    theirs = load("configs/digits.py:tiny,network=dit").optimizer
+    assert fresh.config.optimizer.learning_rate == theirs.learning_rate != run.config.optimizer.learning_rate
+
+
+@pytest.mark.parametrize("name, message", [
+    ("guided_direct", "asks its teacher between the ends"),
+    ("direct_map", "asks its teacher between the ends"),
+    ("boot", "Unknown method that takes stored pairs 'boot'"),
+    ("mean_flow", "Unknown method that takes stored pairs 'mean_flow'"),
+])  # fmt: skip
+def test_pairs_are_for_students_that_read_them(teacher, name, message):
+    with pytest.raises(ConfigError, match=message):
+        load(f"configs/students.py:tiny,teacher={teacher},method={name},pairs=48")
 
 
 def test_a_student_needs_a_teacher(teacher, tmp_path):
