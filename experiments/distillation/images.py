@@ -6,7 +6,8 @@
                its own size that see equally many images
     shapes     the same for text to image: the teacher is configs/shapes.py:network=small with its guidance, which students
                fold in; measured on EfficientNet's features (python -m flowjax.data.prepare efficientnet_lite0)
-    small      SlimFlow on Fashion-MNIST: a student of a quarter of the parameters, and one without its first half
+    small      SlimFlow on Fashion-MNIST: students of a quarter of the parameters and of all, on stored pairs of the teacher;
+               and a small one without the first half
     instaflow  InstaFlow on Fashion-MNIST: a round of reflow, and one step from there by pixels or by EfficientNet's features
 
 Students are trained and measured one after the other: what was done stands when this is stopped. At each of a student's
@@ -32,6 +33,7 @@ import dataclasses
 import functools
 import pathlib
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -130,7 +132,8 @@ SHAPES = Subject(
     accuracy="caption_accuracy",
     count=2_000,
 )
-QUARTER = 48  # the width of a network with less than a quarter of the parameters of the teacher of Fashion-MNIST
+QUARTER = 44  # the width of a network with less than a quarter of the parameters of the teacher of Fashion-MNIST
+PAIRS = 30_000  # of the teacher, stored for the students of the part `small`
 
 
 def teacher_of(options: argparse.Namespace, name: str, subject: Subject) -> pathlib.Path:
@@ -386,14 +389,19 @@ def with_few_steps(teacher: pathlib.Path, subject: Subject) -> ConfigDict:
 
 
 def small(options: argparse.Namespace) -> None:
-    """A student of a quarter of the size: annealed reflow and then distillation, and distillation alone."""
-    width = 16 if options.tiny else QUARTER
+    """SlimFlow, of a quarter of the parameters and of all of them, and a quarter without its first half."""
+    subject = dataclasses.replace(FASHION, batch_size=64)
+    quarter = dict(width=16 if options.tiny else QUARTER)
+    first = dict(pairs=64, steps=8) if options.tiny else dict(pairs=PAIRS, steps=6_000)
+    second = dict(method="guided_direct", steps=8 if options.tiny else 2_000)
     cases = (
-        ("annealed_reflow", "", dict(method="annealed_reflow", width=width)),
-        ("annealed_and_guided", "annealed_reflow", dict(method="guided_direct")),
-        ("direct", "", dict(method="direct", width=width)),
+        ("small_reflow", "", dict(method="annealed_reflow", **first, **quarter)),
+        ("small_slimflow", "small_reflow", second),
+        ("small_direct", "", dict(method="direct", **first, **quarter)),
+        ("reflow", "", dict(method="annealed_reflow", **first)),
+        ("slimflow", "reflow", second),
     )
-    chain(options, "small", cases)
+    chain(options, "small", subject, cases)
 
 
 def instaflow(options: argparse.Namespace) -> None:
@@ -404,26 +412,37 @@ def instaflow(options: argparse.Namespace) -> None:
         ("reflow_and_direct", "reflow", dict(method="direct")),
         ("instaflow", "reflow", dict(method="direct", **seen)),
     )
-    chain(options, "instaflow", cases)
+    chain(options, "instaflow", FASHION, cases)
 
 
-def chain(options: argparse.Namespace, part: str, cases: tuple[tuple[str, str, dict], ...]) -> None:
+def chain(options: argparse.Namespace, part: str, subject: Subject, cases: tuple[tuple[str, str, dict], ...]) -> None:
     """Students of Fashion-MNIST of which one may be the teacher of the next.
 
     Args:
       options: of the command line.
       part: of the experiment.
-      cases: name, the teacher's name ('' for the one of all) and options of configs/students.py.
+      subject: FASHION, or what differs from it here.
+      cases: name, the teacher's name ('' for the one of all, whose guidance is folded in) and options of configs/students.py.
     """
-    teacher = teacher_of(options, "fashion", FASHION)
-    yard, folders = yardstick(options, part, FASHION, teacher), {"": teacher}
+    teacher = teacher_of(options, "fashion", subject)
+    yard, folders = yardstick(options, part, subject, teacher), {"": teacher}
     for name, source, choices in cases:
-        argument = students_config(options, FASHION, folders[source], **choices)
-        config, folders[name] = trained(options, FASHION, argument, options.work / part, name, 0)
+        guidance = 1.0 if source else subject.guidance
+        argument = students_config(options, subject, folders[source], guidance=guidance, **choices)
+        if choices.get("pairs"):
+            store_pairs(options, argument)
+        config, folders[name] = trained(options, subject, argument, options.work / part, name, 0)
         student = Run(config, folders[name]).executor.abstract.params["student"]
         yard.publish(config, folders[name], name, parameters=sum(leaf.size for leaf in jax.tree.leaves(student)))
     yard.gallery()
     yard.curves()
+
+
+def store_pairs(options: argparse.Namespace, argument: str) -> None:
+    """Makes the pairs that a config reads, unless they are there."""
+    command = [sys.executable, "-m", "flowjax.main", f"--config={argument}", "--mode=pairs"]
+    if subprocess.run(command, cwd=options.root).returncode:
+        raise RuntimeError("The pairs were not made. Mend what it says, then run this again.")
 
 
 def updater(run: Run) -> Callable[[], float]:
