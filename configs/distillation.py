@@ -94,6 +94,11 @@ STUDENTS = {
     },
     "dmd": {**MATCHED, "method": dict(name="dmd", **BY_FAKE)},
     "dmd2": {**MATCHED, **LOOKED_AT, "method": dict(name="dmd2", student_every=2, **BY_FAKE)},
+    "dmd2_gan": {
+        **MATCHED,
+        **LOOKED_AT,
+        "method": dict(name="dmd2", student_every=2, adversarial_weight=0.01, penalty_weight=0.1, **BY_FAKE),
+    },
     "sid": {**MATCHED, **LOOKED_AT, "method": dict(name="sid", **BY_FAKE)},
     "ladd": {**MATCHED, **CALM, "method": dict(name="ladd", **JUDGED)},
     "add": {**MATCHED, **CALM, "time": NEAR, "method": dict(name="add", distillation_weight=0.1, **JUDGED)},

@@ -23,11 +23,12 @@ from its straight flow, which begins with squared errors and goes on with the pe
     python -m flowjax.main --workdir=runs/instaflow \
         --config=configs/students.py:teacher=runs/straight,method=direct,perceptual=efficientnet_lite0
 
-`width` makes a smaller student, which starts fresh and learns by the optimizer that its teacher began with. `pairs` stores so
+`width` makes a smaller student, which starts fresh and learns by the optimizer that its teacher began with; a transformer with
+less width than its patches have numbers cannot tell the noise in them, so give it smaller patches (`patch`). `pairs` stores so
 many of the teacher's pairs in its folder, once for all students that reflow or regress on them, in place of new ones for
 every update. SlimFlow is two runs of a small student, the second with the first as its teacher:
 
-    FIRST=configs/students.py:teacher=runs/t,method=annealed_reflow,width=48,pairs=50000,steps=20000
+    FIRST=configs/students.py:teacher=runs/t,method=annealed_reflow,width=44,patch=4,pairs=50000
     python -m flowjax.main --config=$FIRST --mode=pairs
     python -m flowjax.main --config=$FIRST --workdir=runs/small
     python -m flowjax.main --config=configs/students.py:teacher=runs/small,method=guided_direct --workdir=runs/slim
@@ -55,6 +56,9 @@ HUBER = dict(name="pseudo_huber", width=0.03)
 # the discriminator is ahead, and R1 keeps it from running away.
 HEADS = dict(name="adam", learning_rate=1e-3, b1=0.5)
 JUDGED = dict(game="non_saturating", penalty_weight=0.1, penalty_step=0.1, discriminator_optimizer=HEADS)
+ADVERSARY = dict(
+    adversarial_weight=3e-3, penalty_weight=0.1, penalty_step=0.1, discriminator_optimizer=HEADS
+)  # of DMD2
 CALM = {**PLAYED, "optimizer.learning_rate": 1e-4, "optimizer.b1": 0.5}
 # Tangents are all made equally long, so that small steps alone keep the network's own derivative from running away; it comes
 # in over the whole run.
@@ -109,6 +113,7 @@ STUDENTS = {
     "mean_flow_distillation": {"method": dict(name="mean_flow", equal_times=0.5), **TWO_TIMES},
     "dmd": {**PLAYED, "method": dict(name="dmd", teacher_steps=4)},
     "dmd2": {**PLAYED, "method": dict(name="dmd2", student_every=2)},
+    "dmd2_gan": {**PLAYED, "method": dict(name="dmd2", student_every=2, **ADVERSARY)},
     "sid": {**PLAYED, "method": dict(name="sid")},
     "ladd": {**CALM, "method": dict(name="ladd", steps=1, **JUDGED)},
     "add": {**CALM, "method": dict(name="add", steps=1, **JUDGED)},
@@ -179,7 +184,7 @@ PERCEIVED = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """Options: teacher = a run's folder; method = one of METHODS; guidance; rank = of an adapter, 0 for the method's own or
-    none; perceptual = an image network; width; pairs = how many are stored, 0 for new ones in every update; steps; tiny.
+    none; perceptual = an image network; width; patch; pairs = how many are stored, 0 for new ones in every update; steps; tiny.
     """
     options = parse_argument(
         argument,
@@ -189,6 +194,7 @@ def get_config(argument: str = "") -> ConfigDict:
         rank=0,
         perceptual="",
         width=0,
+        patch=0,
         pairs=0,
         steps=2_000,
         tiny=False,
@@ -222,7 +228,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.restore.student = reference_of_run(options.teacher, "The teacher")
     else:
         learn_from(config, options.teacher, options.guidance)
-    if options.method in ("ladd", "add") and "depth" in config.network:  # a head on every block
+    if options.method in ("ladd", "add", "dmd2_gan") and "depth" in config.network:  # a head on every block
         layers = tuple(range(1, config.network.depth + 1))
         config.method.discriminator = dict(name="tokens", layers=layers)
     if options.perceptual:
@@ -236,6 +242,12 @@ def get_config(argument: str = "") -> ConfigDict:
             )
         config.network["channels" if config.network.name == "unet" else "width"] = options.width
         config.optimizer, config.method.start = theirs.optimizer, "fresh"
+    if options.patch:
+        if not options.width or "patch" not in config.network:
+            raise ValueError(
+                f"patch={options.patch} is for a transformer that starts fresh: give it a width, or leave this out."
+            )
+        config.network.patch = options.patch
     if options.pairs:
         store_pairs(config, options.pairs)
     if options.tiny:

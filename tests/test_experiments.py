@@ -113,7 +113,8 @@ def test_students_of_pictures_are_measured_and_their_updates_timed(tmp_path):
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     values = {(r["part"], r["method"], r.get("steps"), r["metric"]): r["value"] for r in receipts}
     sizes = {r["method"]: r["parameters"] for r in receipts if r["part"] == "small"}
-    assert sizes["annealed_reflow"] == sizes["annealed_and_guided"] == sizes["direct"] > 0
+    assert sizes["small_reflow"] == sizes["small_slimflow"] == sizes["small_direct"] > 0
+    assert sizes["small_slimflow"] < sizes["slimflow"] == sizes["reflow"]
     for method, steps in (("teacher", 1), ("teacher", 2), ("teacher", 4), ("progressive", 1)):
         figures = {metric for part, *case, metric in values if (part, *case) == ("fashion", method, steps)}
         about = {"frechet", "kid", "precision", "recall", "diversity", "class_accuracy", "seconds_per_image"}

@@ -71,18 +71,20 @@ def oracle(options: argparse.Namespace) -> None:
 
 def stability(options: argparse.Namespace) -> None:
     """What every run measured at its own end, over seeds and precisions."""
-    receipts, only = [], "*weights=even*" if options.only == "*" else options.only
+    only = "*weights=even*" if options.only == "*" else options.only
     for precision, seed in itertools.product(PRECISIONS, SEEDS):
         overrides = (f"precision={precision}", f"seed={seed}")
         # The runs of the first part are those of one seed and float32.
         folder = "oracle" if (precision, seed) == ("float32", 0) else f"stability/{precision}_{seed}"
         overrides = () if folder == "oracle" else overrides
+        receipts = []
         for job in trained(options, folder, only, overrides):
             if job.config["data"]["weights"] == "even":
                 about = dict(method=job.point[":method"], precision=precision, seed=seed)
                 last = last_receipts(job.directory)
                 receipts += [{**receipt, **about} for receipt in last if receipt["metric"] in JUDGED]
-    replace_receipts(options.out / "receipts", "stability", receipts)
+        mine = lambda earlier: (earlier["precision"], earlier["seed"]) == (precision, seed)
+        replace_receipts(options.out / "receipts", "stability", receipts, mine)
 
 
 def trained(options: argparse.Namespace, folder: str, only: str, overrides: Sequence[str] = ()) -> list[Job]:

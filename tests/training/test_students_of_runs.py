@@ -40,7 +40,7 @@ def test_every_student_fits_a_finished_run(teacher, name):
     adapted = "base" if run.config.lora.rank else "student"
     assert run.method.roles[adapted].restore_from == f"{teacher}:ema"
     assert not told or run.config.samplers.default.conditions.guidance == 2.0
-    if name in ("ladd", "add"):  # a head on each block of its teacher, not patches
+    if name in ("ladd", "add", "dmd2_gan"):  # a head on each block, not patches
         heads = {f"head_{block}" for block in range(theirs.network.depth)}
         assert set(run.executor.abstract.params["discriminator"]) == heads
     # An adapter on the same network, traced forwards and back: the method's own loss on the sum of both.
@@ -118,7 +118,8 @@ def test_pairs_are_stored_once_for_all_students_of_a_teacher(teacher, tmp_path, 
     rows = jax.tree.map(jax.numpy.asarray, run.source.dataset(0, 1, 0, 12)[0])
     moved = follow({"teacher": tree}, rows["noise"], 0.0, 1.0, {"label": rows["label"]}) - rows["noise"]
     assert_allclose(rows["data"] - rows["noise"], moved, atol=2e-3 * float(abs(moved).max()))
-    fresh = Run(load(config.removeprefix("--config=") + ",width=16"))  # the same pairs; learns as its teacher did
+    fresh = Run(load(config.removeprefix("--config=") + ",width=16,patch=4"))  # the same pairs; learns as its teacher did
+    assert fresh.config.network.patch == 4 != run.config.network.patch
     assert fresh.config.data == run.config.data and fresh.method.roles["student"].restore_from is None
     theirs = load("configs/digits.py:tiny,network=dit").optimizer
     assert fresh.config.optimizer.learning_rate == theirs.learning_rate != run.config.optimizer.learning_rate
@@ -138,6 +139,8 @@ def test_pairs_are_for_students_that_read_them(teacher, name, message):
 def test_a_student_needs_a_teacher(teacher, tmp_path):
     with pytest.raises(ConfigError, match="goes on from its teacher's network. Leave it out"):
         load(f"configs/students.py:teacher={teacher},method=mean_flow,width=8")
+    with pytest.raises(ConfigError, match="patch=2 is for a transformer that starts fresh"):
+        load(f"configs/students.py:teacher={teacher},method=reflow,patch=2")
     with pytest.raises(ConfigError, match="Which run is the teacher"):
         load("configs/students.py")
     with pytest.raises(ConfigError, match="nowhere"):
