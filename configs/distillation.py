@@ -21,6 +21,7 @@ TEACHER = dict(name="mixture")  # with the weights of the data
 MATCHED = {"samplers": NOISES_AGAIN, "steps": ONE, "updates": 10_000, "steps_per_dispatch": 4}
 FAKE = dict(name="adam", learning_rate=1e-3, decay="cosine", warmup_steps=200)
 BY_FAKE = dict(teacher=TEACHER, start="fresh", scale="gaussian", fake_warmup=1_000, fake_optimizer=FAKE)
+REFEREE = dict(penalty_weight=0.1, discriminator_optimizer=dict(name="adam", learning_rate=1e-3, b1=0.5))
 # Modes of a mixture overlap where there is much noise: only there can two denoisers tell how the modes are weighed.
 LOOKED_AT = {"time": dict(name="logit_normal", mean=-0.8), "optimizer.learning_rate": 3e-4}
 JUDGED = dict(teacher=TEACHER, start="fresh", steps=1, game="non_saturating", penalty_weight=0.1)
@@ -94,10 +95,10 @@ STUDENTS = {
     },
     "dmd": {**MATCHED, "method": dict(name="dmd", **BY_FAKE)},
     "dmd2": {**MATCHED, **LOOKED_AT, "method": dict(name="dmd2", student_every=2, **BY_FAKE)},
-    "dmd2_gan": {
+    "dmd2_gan": {  # a discriminator sees where two denoisers agree; it needs times at which samples are little noised
         **MATCHED,
-        **LOOKED_AT,
-        "method": dict(name="dmd2", student_every=2, adversarial_weight=0.01, penalty_weight=0.1, **BY_FAKE),
+        "optimizer.learning_rate": 3e-4,
+        "method": dict(name="dmd2", student_every=2, adversarial_weight=3.0, **REFEREE, **BY_FAKE),
     },
     "sid": {**MATCHED, **LOOKED_AT, "method": dict(name="sid", **BY_FAKE)},
     "ladd": {**MATCHED, **CALM, "method": dict(name="ladd", **JUDGED)},
