@@ -122,6 +122,7 @@ STUDENTS = {
     "trajectory_consistency": {
         "method": dict(name="trajectory_consistency", teacher=TEACHER, longest=0.1, solver_steps=2),
         "network.two_times": True,
+        "network.octaves": 4,
         "samplers": JUMPS,
     },
     "moment_matching": {
@@ -150,6 +151,7 @@ STUDENTS = {
             teacher=TEACHER,
             pairs=dict(name="grid", levels=dict(name="constant", count=64)),
         ),
+        "network.octaves": 4,
         "samplers": NOISES_AGAIN,
     },
     "latent_consistency": {
@@ -183,6 +185,7 @@ STUDENTS = {
     },
     "easy_consistency_tuning": {
         "method": dict(name="consistency", pairs=dict(name="ratio"), distance=dict(name="pseudo_huber", width=0.1)),
+        "network.octaves": 4,
         "samplers": NOISES_AGAIN,
     },
 }
