@@ -172,6 +172,19 @@ def test_published_students_of_pictures_gain_on_their_teachers_own_steps():
         assert figures[name, first, "recall"] > figures["teacher", first, "recall"], name
 
 
+def test_a_published_quarter_of_the_parameters_keeps_most_of_the_gain():
+    receipts = read_receipts(ROOT / "experiments" / "distillation" / "receipts")
+    frechet = {r["method"]: r for r in receipts if (r["metric"], r.get("steps")) == ("frechet", 1) and r["part"] == "small"}
+    (teacher,) = (
+        r["value"]
+        for r in receipts
+        if (r["part"], r["method"], r["metric"], r.get("steps")) == ("fashion", "teacher", "frechet", 1)
+    )
+    assert frechet["small_slimflow"]["parameters"] <= frechet["slimflow"]["parameters"] / 4
+    gain = {name: teacher - frechet[name]["value"] for name in ("small_slimflow", "slimflow")}
+    assert gain["small_slimflow"] >= 0.85 * gain["slimflow"] > 0
+
+
 def test_students_and_their_teacher_are_measured(tmp_path):
     chosen = ["--only", "method=progressive,weights=even*", "--parts", "oracle"]
     assert script("distillation").main(["--tiny", *chosen, "--workers", "1", "--work", str(tmp_path)]) == 0
