@@ -174,7 +174,9 @@ def test_published_students_of_pictures_gain_on_their_teachers_own_steps():
 
 def test_a_published_quarter_of_the_parameters_keeps_most_of_the_gain():
     receipts = read_receipts(ROOT / "experiments" / "distillation" / "receipts")
-    frechet = {r["method"]: r for r in receipts if (r["metric"], r.get("steps")) == ("frechet", 1) and r["part"] == "small"}
+    frechet = {
+        r["method"]: r for r in receipts if (r["metric"], r.get("steps")) == ("frechet", 1) and r["part"] == "small"
+    }
     (teacher,) = (
         r["value"]
         for r in receipts

@@ -83,7 +83,7 @@ def stability(options: argparse.Namespace) -> None:
                 about = dict(method=job.point[":method"], precision=precision, seed=seed)
                 last = last_receipts(job.directory)
                 receipts += [{**receipt, **about} for receipt in last if receipt["metric"] in JUDGED]
-        mine = lambda earlier: (earlier["precision"], earlier["seed"]) == (precision, seed)
+        mine = lambda earlier, case=(precision, seed): (earlier["precision"], earlier["seed"]) == case
         replace_receipts(options.out / "receipts", "stability", receipts, mine)
 
 
