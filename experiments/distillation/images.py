@@ -33,7 +33,6 @@ import dataclasses
 import functools
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +44,7 @@ import numpy as np
 
 from flowjax.config import ConfigDict, ConfigError, load, load_module
 from flowjax.evaluation import pictures, run_files, tables
-from flowjax.evaluation.experiment import publish_picture, run_parts, train
+from flowjax.evaluation.experiment import publish_picture, run_module, run_parts, train
 from flowjax.evaluation.receipts import config_hash, read_receipts, replace_receipts
 from flowjax.methods.finished import config_of_run
 from flowjax.training.conditions import drawn_under
@@ -431,19 +430,12 @@ def chain(options: argparse.Namespace, part: str, subject: Subject, cases: tuple
         guidance = 1.0 if source else subject.guidance
         argument = students_config(options, subject, folders[source], guidance=guidance, **choices)
         if choices.get("pairs"):
-            store_pairs(options, argument)
+            run_module(options.root, "flowjax.main", f"--config={argument}", "--mode=pairs")  # those there are kept
         config, folders[name] = trained(options, subject, argument, options.work / part, name, 0)
         student = Run(config, folders[name]).executor.abstract.params["student"]
         yard.publish(config, folders[name], name, parameters=sum(leaf.size for leaf in jax.tree.leaves(student)))
     yard.gallery()
     yard.curves()
-
-
-def store_pairs(options: argparse.Namespace, argument: str) -> None:
-    """Makes the pairs that a config reads, unless they are there."""
-    command = [sys.executable, "-m", "flowjax.main", f"--config={argument}", "--mode=pairs"]
-    if subprocess.run(command, cwd=options.root).returncode:
-        raise RuntimeError("The pairs were not made. Mend what it says, then run this again.")
 
 
 def updater(run: Run) -> Callable[[], float]:

@@ -41,7 +41,7 @@ EVIDENCE = dict(
 OF_REFERENCE = dict(policy="reference", group_size=2)
 # A high temperature leaves small margins, where the spread of the evidence does not bias the sigmoid.
 HIGH = 8.0
-CALM = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=24, temperature=HIGH, outcomes="expected"))
+CALM = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=8, unbiased=True, temperature=HIGH, outcomes="expected"))
 # As people would choose. Fewer draws leave a bias that fewer pairs do not.
 CHOSEN = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=96, temperature=1.0), batch_size=256)
 # The gradient of a reward without end: what holds it is the data's own loss, whose gradient is small until it is too late.

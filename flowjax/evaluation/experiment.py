@@ -70,17 +70,20 @@ def train(root: pathlib.Path, config: str, workdir: pathlib.Path, *overrides: st
     status = run_files.read_json(workdir / run_files.STATUS) or {}
     if status.get("state") == "finished":
         return
-    arguments = [sys.executable, "-m", "flowjax.main", f"--config={config}", f"--workdir={workdir}", *overrides]
-    if subprocess.run(arguments, cwd=root).returncode:
-        raise RuntimeError(f"The run in {workdir} failed. Mend what it says, then run this again.")
+    run_module(root, "flowjax.main", f"--config={config}", f"--workdir={workdir}", *overrides)
 
 
 def sweep(root: pathlib.Path, config: str, out: pathlib.Path, *options: str) -> None:
     """`python -m flowjax.sweep`, which does not repeat finished runs either."""
-    arguments = ["--config", config, "--out", str(out), *options]
-    status = subprocess.run([sys.executable, "-m", "flowjax.sweep", *arguments], cwd=root).returncode
+    run_module(root, "flowjax.sweep", "--config", config, "--out", str(out), *options)
+
+
+def run_module(root: pathlib.Path, module: str, *arguments: str) -> None:
+    """`python -m module` in the project's folder; a RuntimeError where it fails, which has said why."""
+    status = subprocess.run([sys.executable, "-m", module, *arguments], cwd=root).returncode
     if status:
-        raise RuntimeError(f"The sweep ended with exit status {status}. Mend what it says, then run this again.")
+        command = " ".join(["python", "-m", module, *arguments])
+        raise RuntimeError(f"Exit status {status} of\n  {command}\nMend what it says, then run this again.")
 
 
 def last_receipts(workdir: pathlib.Path) -> list[dict[str, Any]]:

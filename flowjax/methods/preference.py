@@ -25,9 +25,14 @@ order in the reward its minimum at a time is
     v - v_reference ~ (1 - t) grad r,
 
 a translation that is blind to what the data are: the spread of the single error within the sigmoid holds the student, not its
-distance from the reference. `draws` averages several within the sigmoid. A higher temperature with a lower beta has the same
-optimum in smaller margins, where a sigmoid is a line and what is averaged outside of it counts as well; drawn outcomes would
-then say next to nothing, expected ones lose nothing. Tests hold both to the optimum of a Gaussian.
+distance from the reference. `draws` averages several within the sigmoid, and `unbiased` takes off what their spread still
+adds: with L the loss of all draws, L1 and L2 of either half (Quenouille's jackknife),
+
+    2 L - (L1 + L2) / 2,
+
+which is right to second order in the spread, and exact where the sigmoid is a line. A higher temperature with a lower beta has
+the same optimum in smaller margins, where it is nearly one, and what is averaged outside of it counts as well; drawn outcomes
+would then say next to nothing, expected ones lose nothing. Tests hold all three to the optimum of a Gaussian.
 
 A difference of costs is blind to what both examples lose: a field that is a little worse everywhere has the same margins, and
 costs a divergence that no preference asked for. Where `cost_better` rises above zero, that is it.
@@ -149,6 +154,7 @@ def preference(
     group_size: int = 8,
     updates: int = 1,
     draws: int = 1,
+    unbiased: bool = False,
     policy: str = STUDENT,
     temperature: float | None = None,
     outcomes: str = DRAWN,
@@ -172,6 +178,7 @@ def preference(
       group_size: samples of which the best and the worst are compared.
       updates: of the parameters with one rollout.
       draws: times and noises over which the error of a pair is averaged.
+      unbiased: takes off what the spread of that average adds to the loss, by halves of the draws.
       policy: whose samples are compared, 'student' or 'reference'.
       temperature: of Bradley-Terry comparisons in units of the reward, samples in twos; None for the best and the worst.
       outcomes: of these comparisons, 'drawn' or 'expected': the mean of the loss over both.
@@ -190,6 +197,10 @@ def preference(
         raise ValueError(
             f"method.beta={beta}, reference_every={reference_every}, draws={draws}: expected above 0, at least 0, at least 1."
         )
+    if unbiased and draws % 2:
+        raise ValueError(
+            f"method.unbiased compares the loss of all draws with that of either half, and draws={draws}. Expected an even number."
+        )
     if (rewards is None) != (rollout is None):
         raise ValueError(
             f"The method '{name}' compares its own samples with method.rewards and method.rollout, or the examples that the "
@@ -207,6 +218,8 @@ def preference(
             "whose batch may be spread over devices all the same."
         )
     setting = make_setting(config, data, prediction)
+    halves = 2 if unbiased else 1
+    of_half = draws // halves
     grouped, collect = None, None
     if rewards is not None:
         grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
@@ -224,13 +237,15 @@ def preference(
         )
 
     def times_of(rows: Array, key: Array, key_strata: Array, index: int) -> Float[Array, " b"]:
-        """One of the times of each example: spread over the batch where there is one, else over those of the example."""
-        if draws == 1:
+        """One of the times of each example: spread over the batch where there is one, else over those of its half."""
+        if of_half == 1:
             return sample_times(setting.times, example_keys(key, rows), rows, setting.batch_size, key_strata)
-        return setting.times.quantile((index + uniform_rows(example_keys(key, rows))) / draws)
+        return setting.times.quantile((index % of_half + uniform_rows(example_keys(key, rows))) / of_half)
 
-    def costs(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[tuple[Array, Array], Float[Array, " b"]]:
-        """What tuning has cost on both examples of each comparison, and the times at which that was measured."""
+    def costs(
+        params: Params, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, "halves 2 b"], Float[Array, " n"]]:
+        """What tuning has cost on both examples of each comparison by either half, and the times at which that was measured."""
         rows, cond = batch["row"], conditions_of(batch)
         keys = [jax.random.fold_in(key, index) for index in range(draws)]
         key_dropout = jax.random.fold_in(key, draws)
@@ -253,19 +268,23 @@ def preference(
 
         dropout = twice(often(example_keys(key_dropout, rows)))  # alike for both of a comparison
         cost = missed(params[STUDENT], keys=dropout) - jax.lax.stop_gradient(missed(params[REFERENCE]))
-        first, second = jnp.mean(cost.reshape(2, draws, len(rows)), axis=1)
-        return (first, second), t
+        return jnp.mean(cost.reshape(2, halves, of_half, len(rows)), axis=2).swapaxes(0, 1), t
+
+    def value_of(costs_of_both: Float[Array, "2 b"], batch: Batch) -> tuple[Float[Array, " b"], Metrics]:
+        """The loss of each comparison, and what it reports."""
+        outcome = batch["outcome"].astype(jnp.float32)
+        if not expected:
+            value, metrics = judged.value(*costs_of_both, outcome, batch["mask"])
+            return value * jnp.abs(outcome), metrics
+        won, lost = (judged.value(*costs_of_both, jnp.full_like(outcome, side), batch["mask"]) for side in (1.0, -1.0))
+        return jax.tree.map(lambda one, other: 0.5 * ((1.0 + outcome) * one + (1.0 - outcome) * other), won, lost)
 
     def phase_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
-        outcome = batch["outcome"].astype(jnp.float32)
         found, t = costs(params, batch, key)
-        if expected:
-            won, lost = (judged.value(*found, jnp.full_like(outcome, side), batch["mask"]) for side in (1.0, -1.0))
-            mean = lambda one, other: 0.5 * ((1.0 + outcome) * one + (1.0 - outcome) * other)
-            value, metrics = jax.tree.map(mean, won, lost)
-        else:
-            value, metrics = judged.value(*found, outcome, batch["mask"])
-            value *= jnp.abs(outcome)
+        value, metrics = value_of(jnp.mean(found, axis=0), batch)
+        if unbiased:
+            # A half's mean spreads twice as much as that of all, and so does what that adds to the loss.
+            value = 2.0 * value - 0.5 * sum(value_of(half, batch)[0] for half in found)
         return value, {**metrics, **({"t": t} if draws == 1 else {})}
 
     def reference_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:

@@ -163,6 +163,7 @@ def test_every_curve_has_a_reading_and_every_reading_a_curve(name):
         ("dpo", dict(rewards=RIGHT), "Give both, or none"),
         ("dpo", dict(OWN, beta=0.0), "expected above 0"),
         ("dpo", dict(OWN, draws=0), "at least 1"),
+        ("dpo", dict(OWN, draws=3, unbiased=True), "even number"),
         ("dpo", dict(OWN, temperature=0.0), "a temperature above 0"),
         ("dpo", dict(OWN, outcomes="expected"), "Set a temperature"),
         ("kto", dict(OWN, temperature=1.0, group_size=1), "whole groups of two or more"),
@@ -265,18 +266,32 @@ def test_comparisons_of_the_reference_are_drawn_anew_and_the_same_after_a_resume
     assert float(far["batch"]["data"].mean()) == pytest.approx(MEAN, abs=0.1)
 
 
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_by_halves_the_loss_at_the_reference_is_what_it_was(name):
+    method, executor = made(name, draws=4, unbiased=True, **OWN)
+    batch, params, _ = first_batch(method, executor)
+    assert method.checks["reference"](params, batch, jax.random.key(3)).passed
+
+
 def first_rows():
     return {name: jnp.asarray(value[0]) for name, value in Rows().stack_batches(1).items()}
 
 
-def test_many_draws_or_small_margins_lead_to_the_tilted_gaussian_and_one_draw_does_not():
+def test_many_draws_or_small_margins_or_the_jackknife_lead_to_the_tilted_gaussian_and_few_draws_do_not():
     """With summed errors and weight `evidence` DPO's optimum is the mean + 2 STD^2 / (beta temperature)."""
     expected = 2 * STD**2 / (4.0 * 0.5)
     common = dict(error="sum", policy="reference", **dict(OWN, group_size=2))
     changes = dict(weight=dict(name="evidence"), time=dict(name="uniform", high=0.98))
     found = {}
     as_drawn, small = dict(beta=4.0, temperature=0.5), dict(beta=0.25, temperature=8.0, outcomes="expected")
-    for draws, told in ((1, as_drawn), (48, as_drawn), (2, small)):
+    half_sample = dict(as_drawn, unbiased=True)
+    for case, draws, told in (
+        ("one", 1, as_drawn),
+        ("few", 8, as_drawn),
+        ("half_sample", 8, half_sample),
+        ("many", 48, as_drawn),
+        ("small", 2, small),
+    ):
         method, executor = made("dpo", changes, size=4096, draws=draws, **common, **told)
         batch, params, _ = first_batch(method, executor)
         gradient = jax.jit(jax.grad(mean_loss(method, params, batch)))
@@ -284,8 +299,9 @@ def test_many_draws_or_small_margins_lead_to_the_tilted_gaussian_and_one_draw_do
         for _ in range(7):  # the loss is convex in the mean
             middle = 0.5 * (low + high)
             low, high = (low, middle) if float(gradient(middle)) > 0 else (middle, high)
-        found[draws] = middle
+        found[case] = middle
     # 2048 comparisons of which a tenth tells something each: a few hundredths.
-    assert found[48] == pytest.approx(expected, abs=0.06)
-    assert found[2] == pytest.approx(expected, abs=0.06)
-    assert found[1] < 0.7 * expected
+    for case in ("many", "small", "half_sample"):
+        assert found[case] == pytest.approx(expected, abs=0.06), case
+    assert found["one"] < 0.7 * expected
+    assert found["few"] < expected - 0.06

@@ -118,10 +118,9 @@ def test_pairs_are_stored_once_for_all_students_of_a_teacher(teacher, tmp_path, 
     rows = jax.tree.map(jax.numpy.asarray, run.source.dataset(0, 1, 0, 12)[0])
     moved = follow({"teacher": tree}, rows["noise"], 0.0, 1.0, {"label": rows["label"]}) - rows["noise"]
     assert_allclose(rows["data"] - rows["noise"], moved, atol=2e-3 * float(abs(moved).max()))
-    fresh = Run(
-        load(config.removeprefix("--config=") + ",width=16,patch=4")
-    )  # the same pairs; learns as its teacher did
+    fresh = Run(load(config.removeprefix("--config=") + ",width=16,patch=4"))
     assert fresh.config.network.patch == 4 != run.config.network.patch
+    # The same pairs, and it learns as its teacher did.
     assert fresh.config.data == run.config.data and fresh.method.roles["student"].restore_from is None
     theirs = load("configs/digits.py:tiny,network=dit").optimizer
     assert fresh.config.optimizer.learning_rate == theirs.learning_rate != run.config.optimizer.learning_rate
