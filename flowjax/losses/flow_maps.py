@@ -5,11 +5,14 @@ the exact flow map stays put,
 
     0  =  d/dt X_{t->s}(x_t)  =  a_t x + a v + b_t p + b dp/dt  =:  r,            dp/dt = (v . grad_x + d/dt) p,    (1)
 
-where a_t, b_t are derivatives by t. Solved for p this is a regression with a target made by the network itself,
+where a_t, b_t are derivatives by t. With v_p the velocity that p states at x (its value were s = t) this is a regression with a
+target made by the network itself,
 
-    p* = p - r / b_t,          loss = b_t^2 | p - stop_gradient(p*) |^2,                                           (2)
+    v* = v_p + r,          loss = | v_p - stop_gradient(v*) |^2,                                                   (2)
 
-whose value is |r|^2: an error is measured as the velocity with which it moves the end point.
+whose value is |r|^2: an error is measured as the velocity with which it moves the end point. It is the same for a network that
+is read as another prediction. Solving (1) for p itself would not be: b_t, by which p would then count, is zero for a data
+prediction at the clean end, which is the jump, and it would never learn that one.
 
 On the linear path with a velocity a = 1 and b = s - t, and (2) is the identity of MeanFlow (Geng et al. 2025),
 
@@ -23,14 +26,13 @@ v enters (1) twice: as the velocity a v, where x1 - x0 may stand for its expecta
 multiplied by the network's own Jacobian. Improved MeanFlow (Geng et al. 2025b) takes that direction from the network itself,
 p(x, t, t): the target then depends on x alone but for a v, and has less noise. See `direction`.
 
-Early in training dp/dt is noise. With v_p the velocity that p itself states at x (its value were s = t), r is split into
+Early in training dp/dt is noise. r is split into
 
     r = a (v - v_p) + share (a_t x + a v_p + b_t p + b dp/dt),                                                     (4)
 
 which at share = 0 is flow matching on every path, and at share = 1 is (1) (the warm-up of Lu & Song 2025).
 
-b_t may vanish (on the trigonometric path at t = 0, s = 1), where p* is infinite but (2) is not: it is computed as
-|b_t (p - stop_gradient(p)) + stop_gradient(r)|^2.
+Continuous-time consistency has its own loss (continuous_consistency.py), with b_t in it as Lu & Song have it.
 """
 
 from collections.abc import Callable
@@ -134,7 +136,10 @@ def flow_map_loss(
     """
     velocity, direction = jax.lax.stop_gradient((velocity, direction))
     tangent = flow_map_tangent(predict, path, prediction, x, t, s, velocity, direction=direction)
-    value, (held, residual, slope) = tangent.value, jax.lax.stop_gradient(tangent)
-    squared = sum_per_example((expand_to(slope, x) * (value - held) + residual) ** 2)
+    stated, residual = (
+        convert(path, prediction, "velocity", tangent.value, x, t),
+        jax.lax.stop_gradient(tangent.residual),
+    )
+    squared = sum_per_example((stated - jax.lax.stop_gradient(stated) - residual) ** 2)
     weight = jax.lax.stop_gradient(squared + floor) ** -power
     return weight * squared, {"error": squared / (x.size // len(x))}

@@ -199,7 +199,7 @@ def preference(
         )
     if unbiased and draws % 2:
         raise ValueError(
-            f"method.unbiased compares the loss of all draws with that of either half, and draws={draws}. Expected an even number."
+            f"method.unbiased compares the loss of all draws with that of either half: draws={draws} should be an even number."
         )
     if (rewards is None) != (rollout is None):
         raise ValueError(
