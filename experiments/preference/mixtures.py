@@ -39,9 +39,11 @@ EVIDENCE = dict(
     optimizer=dict(learning_rate=7e-4),
 )
 OF_REFERENCE = dict(policy="reference", group_size=2)
-# A high temperature leaves small margins, where the spread of the evidence does not bias the sigmoid.
+# A high temperature leaves small margins, where the spread of the evidence does not bias the sigmoid. What bias is left holds a
+# student near the one field among those of equal margins that costs least; where the reference holds less firmly it errs.
 HIGH = 8.0
-CALM = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=8, unbiased=True, temperature=HIGH, outcomes="expected"))
+CALM = dict(OF_REFERENCE, temperature=HIGH, outcomes="expected")
+AVERAGED = {"linear": dict(draws=24), "quadratic": dict(draws=8, unbiased=True)}
 # As people would choose. Fewer draws leave a bias that fewer pairs do not.
 CHOSEN = dict(EVIDENCE, method=dict(OF_REFERENCE, draws=96, temperature=1.0), batch_size=256)
 # The gradient of a reward without end: what holds it is the data's own loss, whose gradient is small until it is too late.
@@ -53,7 +55,7 @@ CASES: dict[str, tuple[str, float | None, dict]] = {
     "mix_grpo": ("method=mix_grpo", 1.0, {}),
     "nft": ("method=nft", 1e-4, dict(method=dict(adaptive=False, highest=0.97, slope=1.0))),
     "nft_published": ("method=nft,updates=60", 1e-4, {}),
-    "dpo": ("method=dpo,updates=300", 2.0 / HIGH, CALM),
+    "dpo": ("method=dpo,updates=300", 2.0 / HIGH, dict(EVIDENCE, method=CALM)),
     "dpo_published": ("method=dpo,updates=120", 1.0, {}),
     "kto": ("method=kto", 2.0, CHOSEN),
     "refl": ("method=refl", 0.3, dict(method=dict(stop=(0, 19)), **SLOWER)),
@@ -99,6 +101,8 @@ def part(reward: str):
 def tuned(options: argparse.Namespace, reward: str, case: str, seed: int):
     """The folder of a run, trained unless it is finished."""
     argument, hold, changes = CASES[case]
+    if case == "dpo":
+        changes = {**changes, "method": {**changes["method"], **AVERAGED[reward]}}
     argument += f",hold={hold * FIRMNESS[reward]}" if hold is not None else ""
     argument = f"run={options.work / 'base'},reward={reward},held=none,divergence=0,spread=0,{argument}"
     if "updates=" not in argument:

@@ -287,8 +287,8 @@ def test_many_draws_or_small_margins_or_the_jackknife_lead_to_the_tilted_gaussia
     half_sample = dict(as_drawn, unbiased=True)
     for case, draws, told in (
         ("one", 1, as_drawn),
-        ("few", 8, as_drawn),
-        ("half_sample", 8, half_sample),
+        ("few", 4, as_drawn),
+        ("half_sample", 4, half_sample),
         ("many", 48, as_drawn),
         ("small", 2, small),
     ):
@@ -304,4 +304,4 @@ def test_many_draws_or_small_margins_or_the_jackknife_lead_to_the_tilted_gaussia
     for case in ("many", "small", "half_sample"):
         assert found[case] == pytest.approx(expected, abs=0.06), case
     assert found["one"] < 0.7 * expected
-    assert found["few"] < expected - 0.06
+    assert abs(found["half_sample"] - expected) < 0.6 * abs(found["few"] - expected)
