@@ -35,9 +35,9 @@ the same optimum in smaller margins, where it is nearly one, and what is average
 would then say next to nothing, expected ones lose nothing. Tests hold all three to the optimum of a Gaussian.
 
 A difference of costs is blind to what both examples lose, and its evidence is a bound, so that many fields have the same
-margins: the exact optimum, whose bound is tight, and others that do too little early and too much late, which costs a divergence
-that no preference asked for. Where `cost_better` rises above zero, that is it. The spread of few draws is largest late and holds
-that back, at the price of what it adds to the loss: which of the two errs less is to be tried (experiments/preference).
+margins: the exact optimum, whose bound is tight, and others that do too little early and too much late, which costs a
+divergence that no preference asked for. Where `cost_better` rises above zero, that is it. The spread of few draws is largest
+late and holds that back, at the price of what it adds to the loss: which errs less is to be tried (experiments/preference).
 """
 
 import dataclasses
