@@ -99,8 +99,8 @@ STUDENTS = {
         "network.guidance_conditional": True,
         "samplers": NOISES_AGAIN,
     },
-    "latent_consistency_lora": {  # one scale of guidance, the teacher's, and the student is its own target
-        "method": dict(name="consistency", pairs=GRID, solver="midpoint", distance=HUBER),
+    "latent_consistency_lora": {  # one scale of guidance, the teacher's
+        "method": dict(name="consistency", pairs=GRID, target=SLOWLY, solver="midpoint", distance=HUBER),
         "lora.rank": 16,
         "samplers": NOISES_AGAIN,
     },

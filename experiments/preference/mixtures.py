@@ -65,6 +65,7 @@ CASES: dict[str, tuple[str, float | None, dict]] = {
 STEPS, BATCH, COUNT = 600, 512, 8192
 MEASURED = (5, 15, 35, 60, 100)  # percent of the run
 BEST_OF = (2, 4, 8, 16, 32)
+FAR = 7.0  # nats
 PREFIX = "watchdog_"
 
 
@@ -177,8 +178,10 @@ def picture(path, reward: str, receipts: list[dict]) -> None:
         labelled.add(method)
         divergences, gains = zip((0.0, 0.0), *receipt["path"])
         dashed = "--" if method.endswith("published") else "-"
-        axes.plot(divergences, gains, dashed, marker="o", ms=3, color=f"C{methods.index(method) % 10}", **about)
-    right = 4.0
+        again, color = divmod(methods.index(method), 10)
+        axes.plot(divergences, gains, dashed, marker="os"[again], ms=3, color=f"C{color}", **about)
+    ends = (receipt["path"][-1][0] for receipt in receipts)
+    right = 1.05 * max((end for end in ends if end < FAR), default=FAR)  # what has run away leaves the picture
     axes.set(xlabel="divergence from the first model, nats", ylabel=f"gain of the {reward} reward", xlim=(0, right))
     axes.set_ylim(0, 1.1 * float(np.interp(right, *frontier(reward))))
     axes.grid(alpha=0.25)
