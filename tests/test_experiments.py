@@ -172,6 +172,43 @@ def test_published_students_of_pictures_gain_on_their_teachers_own_steps():
         assert figures[name, first, "recall"] > figures["teacher", first, "recall"], name
 
 
+def test_published_students_of_captions_gain_on_their_teachers_own_steps():
+    receipts = read_receipts(ROOT / "experiments" / "distillation" / "receipts")
+    found = [r for r in receipts if (r["part"], r["metric"]) == ("shapes", "frechet") and r["steps"] <= 4]
+    teacher = {r["steps"]: r["value"] for r in found if r["method"] == "teacher"}
+    students = {r["method"]: r for r in sorted(found, key=lambda r: -r["steps"]) if r["method"] != "teacher"}
+    assert set(students) <= set(load_module("configs/students.py").METHODS)
+    for name, fewest in students.items():
+        assert fewest["value"] < teacher[fewest["steps"]], name
+
+
+def test_published_students_of_the_eight_modes_are_stable():
+    receipts = read_receipts(ROOT / "experiments" / "distillation" / "receipts")
+    ratio = {
+        (r["precision"], r["seed"], r["method"]): r["value"]
+        for r in receipts
+        if (r["part"], r["metric"]) == ("stability", "sliced_w2_ratio")
+    }
+    runs = {(precision, seed) for precision, seed, _ in ratio}
+    assert runs >= {("float32", 0), ("float32", 1), ("float32", 2), ("bfloat16", 0)}
+    for precision, seed in runs:
+        for method in load_module("configs/distillation.py").STUDENTS:
+            assert ratio[precision, seed, method] < 3, (precision, seed, method)
+
+
+def test_published_tuning_ends_near_the_most_there_is():
+    measured = script("preference", "mixtures")
+    receipts = read_receipts(ROOT / "experiments" / "preference" / "receipts")
+    for reward in ("linear", "quadratic"):
+        found = {(r["method"], r["seed"]): r for r in receipts if r.get("part") == reward}
+        frontier = measured.frontier(reward)
+        for method in ("dpo", "nft", "flow_grpo"):
+            for seed in range(3):
+                receipt = found[method, seed]
+                assert receipt["value"] == pytest.approx(receipt["gain"] / np.interp(receipt["divergence"], *frontier))
+                assert receipt["value"] > 0.95 and receipt["divergence"] > 0.3
+
+
 def test_a_published_quarter_of_the_parameters_keeps_most_of_the_gain():
     receipts = read_receipts(ROOT / "experiments" / "distillation" / "receipts")
     frechet = {
