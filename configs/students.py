@@ -106,7 +106,15 @@ STUDENTS = {
     },
     "continuous_consistency_distillation": {**TANGENTS, "samplers": NOISES_AGAIN},
     "trajectory_consistency": {
-        "method": dict(name="trajectory_consistency", longest=0.2, solver="midpoint", solver_steps=2, judge=SLOWLY),
+        "method": dict(
+            name="trajectory_consistency",
+            longest=0.2,
+            to_end=0.5,
+            field="teacher",
+            solver="midpoint",
+            solver_steps=2,
+            judge=SLOWLY,
+        ),
         **TWO_TIMES,
     },
     "shortcut_distillation": {"method": DOUBLINGS, **TWO_TIMES},

@@ -93,25 +93,45 @@ def whole_runs(folder: pathlib.Path, tiny: bool) -> list[dict]:
     return found
 
 
-def bench(folder: pathlib.Path, tiny: bool) -> list[dict]:
-    """The comparison with PyTorch, which writes receipts of its own."""
-    call([sys.executable, "experiments/bench/run.py", *(["--tiny"] if tiny else [])])
+def script(name: str, tiny: bool, *arguments: str) -> list[dict]:
+    """Runs another script of experiments/, which writes receipts of its own and goes on where it was cut off."""
+    call([sys.executable, f"experiments/{name}", *arguments, *(["--tiny"] if tiny else [])])
     return []
+
+
+def bench(folder: pathlib.Path, tiny: bool) -> list[dict]:
+    """The comparison with PyTorch."""
+    return script("bench/run.py", tiny)
 
 
 def text_to_image(folder: pathlib.Path, tiny: bool) -> list[dict]:
-    """Scenes at 64 x 64, trained and measured; writes receipts of its own, and goes on where it was cut off."""
-    call([sys.executable, "experiments/text_to_image/run.py", "--parts", "accelerator", *(["--tiny"] if tiny else [])])
-    return []
+    """Scenes at 64 x 64, trained and measured."""
+    return script("text_to_image/run.py", tiny, "--parts", "accelerator")
 
 
 def emoji(folder: pathlib.Path, tiny: bool) -> list[dict]:
-    """Emoji at 64 x 64, which have to be prepared (see the config's header); writes receipts of its own, and goes on too."""
-    call([sys.executable, "experiments/emoji/run.py", "--parts", "accelerator", *(["--tiny"] if tiny else [])])
-    return []
+    """Emoji at 64 x 64, which have to be prepared (see the config's header)."""
+    return script("emoji/run.py", tiny, "--parts", "accelerator")
 
 
-PARTS = {part.__name__: part for part in (agree, throughput, whole_runs, bench, text_to_image, emoji)}
+def distillation(folder: pathlib.Path, tiny: bool) -> list[dict]:
+    """Students of few steps of pictures and of scenes, for which data have to be prepared (see the script's header)."""
+    return script("distillation/images.py", tiny, "--parts", "fashion", "shapes")
+
+
+def preference(folder: pathlib.Path, tiny: bool) -> list[dict]:
+    """Tuning of points, and of the text-to-image flow, which is trained first; rollouts and updates by the second."""
+    script("preference/mixtures.py", tiny)
+    script("text_to_image/run.py", tiny, "--parts", "main")
+    teacher = f"runs/text_to_image{'_tiny' if tiny else ''}/main"
+    script("preference/shapes.py", tiny, "--teacher", teacher)
+    return script("preference/speed.py", tiny, "--teacher", teacher)
+
+
+PARTS = {
+    part.__name__: part
+    for part in (agree, throughput, whole_runs, bench, text_to_image, emoji, distillation, preference)
+}
 
 
 def main() -> int:
