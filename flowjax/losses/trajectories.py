@@ -30,8 +30,12 @@ def matched_pair(
     noise: Float[Array, "b ..."],
     data: Float[Array, "b ..."],
     backwards: Bool[Array, " b"],
+    last: float | None = None,
 ) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
     """The pairs (noise, data) that a flow connects, from noise forwards or, where `backwards`, from data.
+
+    A prediction that fixes no velocity at the clean end cannot leave it. Its way back begins shortly before, at the mean of the
+    points that come from the data there, which is alpha times them.
 
     Args:
       path: the path from whose one end to the other the flow leads.
@@ -39,11 +43,15 @@ def matched_pair(
       noise: where it begins with noise.
       data: where it begins with data.
       backwards: which examples begin with data.
+      last: where their way begins, the path's end unless told; samplers.field.last_time knows it for a prediction.
     """
-    first, last = jnp.full(len(data), path.start), jnp.full(len(data), path.end)
-    begin, end = jnp.where(backwards, last, first), jnp.where(backwards, first, last)
-    x = jnp.where(expand_to(backwards, data), data, path.sigma(first[0]) * noise)
-    return pair_through(path, x, begin, onward(x, begin, end), end)
+    first, end = jnp.full(len(data), path.start), jnp.full(len(data), path.end)
+    last = end if last is None else jnp.full(len(data), last)
+    t, s = jnp.where(backwards, last, first), jnp.where(backwards, first, end)
+    from_data = expand_to(backwards, data)
+    x = jnp.where(from_data, path.alpha(last[0]) * data, path.sigma(first[0]) * noise)
+    began, sample = pair_through(path, x, t, onward(x, t, s), s)
+    return began, jnp.where(from_data, data, sample)
 
 
 def squared_distance(x: Float[Array, "b ..."], y: Float[Array, "b ..."]) -> Float[Array, " b"]:

@@ -29,6 +29,7 @@ from flowjax.methods.parts import check_shares, draw, fresh_noise, joined, make_
 from flowjax.methods.students import make_student
 from flowjax.paths.predictions import PREDICTIONS, convert, target
 from flowjax.paths.weights import loss_weight
+from flowjax.samplers.field import last_time
 
 READINGS = {
     "curvature": "How far the predicted velocity is from the straight line of each pair: zero for a flow of straight lines.",
@@ -96,7 +97,10 @@ def reflow(
             f"The weight '{setting.weight.name}' is stated for a squared error of '{setting.weight.space}', and the distance "
             f"is a '{distance['name']}' one of '{loss}'. Set method.loss='{setting.weight.space}', or another weight."
         )
-    follow = None if stored else make_follow(student.teacher, teacher_steps, solver)
+    follow = leaves = None
+    if not stored:
+        follow = make_follow(student.teacher, teacher_steps, solver)
+        leaves = last_time(student.teacher.path, student.teacher.prediction)
     measure, seen = make_distance(distance), make_distance(perceptual)
     anneal = None if annealing is None else make_annealing(annealing)
 
@@ -107,7 +111,7 @@ def reflow(
             return drawn.noise, drawn.data
         backwards = uniform_rows(example_keys(key, batch["row"])) < real
         onward = lambda x, t, s: follow(params, x, t, s, drawn.cond)
-        return matched_pair(path, onward, drawn.noise, drawn.data, backwards)
+        return matched_pair(path, onward, drawn.noise, drawn.data, backwards, leaves)
 
     def objective(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:
         key_draw, key_side, key_fresh = jax.random.split(key, 3)

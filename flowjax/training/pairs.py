@@ -16,6 +16,7 @@ from flowjax.methods.endpoints import make_follow
 from flowjax.methods.parts import make_setting
 from flowjax.methods.teacher import make_teacher
 from flowjax.models.stored import read_reference
+from flowjax.samplers.field import last_time
 
 
 def make_pairs(config: ConfigDict) -> Cache:
@@ -39,6 +40,7 @@ def make_pairs(config: ConfigDict) -> Cache:
         setting = make_setting(config, data, config.method.get("prediction", "velocity"))
         teacher = make_teacher(plan.teacher, data, setting)
         follow = make_follow(teacher, plan.steps, plan.solver)
+        leaves = last_time(teacher.path, teacher.prediction)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     if teacher.finished is None:
@@ -50,7 +52,7 @@ def make_pairs(config: ConfigDict) -> Cache:
     @jax.jit
     def connect(tree, x, backwards, cond):
         onward = lambda x, t, s: follow({"teacher": tree}, x, t, s, cond)
-        return matched_pair(setting.path, onward, x, x, backwards)
+        return matched_pair(setting.path, onward, x, x, backwards, leaves)
 
     def encode(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = dict(rows)
