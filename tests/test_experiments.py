@@ -177,7 +177,8 @@ def test_published_students_of_captions_gain_on_their_teachers_own_steps():
     found = [r for r in receipts if (r["part"], r["metric"]) == ("shapes", "frechet") and r["steps"] <= 4]
     teacher = {r["steps"]: r["value"] for r in found if r["method"] == "teacher"}
     students = {r["method"]: r for r in sorted(found, key=lambda r: -r["steps"]) if r["method"] != "teacher"}
-    assert set(students) <= set(load_module("configs/students.py").METHODS)
+    refused = {f"continuous_consistency_{kind}" for kind in ("distillation", "training")}  # the teacher predicts data
+    assert set(students) == set(load_module("configs/students.py").METHODS) - refused
     for name, fewest in students.items():
         assert fewest["value"] < teacher[fewest["steps"]], name
 
@@ -190,7 +191,7 @@ def test_published_students_of_the_eight_modes_are_stable():
         if (r["part"], r["metric"]) == ("stability", "sliced_w2_ratio")
     }
     runs = {(precision, seed) for precision, seed, _ in ratio}
-    assert runs >= {("float32", 0), ("float32", 1), ("float32", 2), ("bfloat16", 0)}
+    assert runs >= {("float32", 0), ("float32", 1), ("float32", 2), ("bfloat16", 0), ("bfloat16", 1)}
     for precision, seed in runs:
         for method in load_module("configs/distillation.py").STUDENTS:
             assert ratio[precision, seed, method] < 3, (precision, seed, method)
