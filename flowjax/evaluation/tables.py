@@ -33,6 +33,7 @@ row, a column or a condition that the marker forgot.
 
 import argparse
 import difflib
+import functools
 import math
 import operator
 import os
@@ -232,6 +233,7 @@ def regenerate(text: str, root: str | os.PathLike, partial: bool = False) -> str
       partial: leave tables as they are whose receipts have not been made, instead of a NoReceipts; empty ones and those with
         `missing` never raise it.
     """
+    read = functools.cache(lambda *sources: read_receipts(sources, root))  # a page has many tables of the same
     pieces, position = [], 0
     while begin := BEGIN.search(text, position):
         end = END.search(text, begin.end())
@@ -240,7 +242,7 @@ def regenerate(text: str, root: str | os.PathLike, partial: bool = False) -> str
             raise ValueError(f"The table marker '{begin['marker'].strip()}' has no `<!-- end -->` behind it.")
         sources, options = parse_marker(begin["marker"])
         try:
-            made = f"\n{table(read_receipts(sources, root), options)}\n"
+            made = f"\n{table(read(*sources), options)}\n"
         except (NoReceipts, FileNotFoundError):
             made = f"\n{options['missing']}\n" if "missing" in options else text[begin.end() : end.start()]
             if made.strip() and not partial and "missing" not in options:
