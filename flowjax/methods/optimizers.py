@@ -141,6 +141,64 @@ def muon(
     return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
 
 
+def natural(
+    total_steps: Steps,
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 0,
+    decay: str = "constant",
+    final_fraction: float = 0.0,
+    clip_norm: float | None = None,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    damping: float = 1e-4,
+) -> Optimizer:
+    r"""The diagonal natural gradient with steps of one length: for gradients that are nearly all noise, as a policy's are.
+
+    With m and v the averages of gradients and of their squares,
+
+        d = m / (v + damping mean(v)),        change = -learning_rate d / sqrt(sum v d^2)
+
+    v of a policy's gradients is, but for a factor, the diagonal of Fisher's matrix, so that d is what gains most for the
+    divergence that it costs (Amari 1998), and learning_rate is the root of that divergence (Schulman et al. 2015, trust
+    regions). Adam divides by the root of v: it goes far where gradients are noisy and the model easily changed. The step does
+    not shrink with its gradient: let the rate decay.
+
+    Args:
+      total_steps: of the run, or of each of its stages, for the decay.
+      learning_rate: the length of a step, as the deviation of what a gradient says that it gains.
+      warmup_steps: linear warm-up from 0, while v becomes known.
+      decay: constant, cosine, linear or inverse_sqrt.
+      final_fraction: what is left of the rate at the end.
+      clip_norm: of all gradients together.
+      b1, b2: of the averages m and v.
+      damping: what v is at least, as a share of its mean over all parameters.
+    """
+    rule = lambda schedule: optax.chain(_in_fisher_metric(b1, b2, damping), optax.scale_by_learning_rate(schedule))
+    return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
+
+
+def _in_fisher_metric(b1: float, b2: float, damping: float) -> optax.GradientTransformation:
+    """d / sqrt(sum v d^2) of `natural`."""
+
+    def init(params):
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros(), nu=zeros())
+
+    def update(gradients, state, params=None):
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
+        mean, square = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
+        size = sum(leaf.size for leaf in jax.tree.leaves(square))
+        least = damping * optax.tree.sum(square) / size + jnp.finfo(jnp.float32).tiny
+        step = jax.tree.map(lambda m, v: m / (v + least), mean, square)
+        length = jnp.sqrt(optax.tree.sum(jax.tree.map(lambda d, v: v * d**2, step, square)))
+        step = jax.tree.map(lambda d: d / jnp.maximum(length, jnp.finfo(jnp.float32).tiny), step)
+        return step, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
 def _as_matrices(tree):
     """How each leaf is a matrix: the last axis for outputs, the others for inputs; None for vectors and scalars."""
     axes = lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
@@ -152,7 +210,7 @@ def _matrices(tree):
     return jax.tree.map(lambda leaf: leaf.ndim >= 2, tree)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "muon": muon, "sgd": sgd}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "muon": muon, "natural": natural, "sgd": sgd}
 
 
 def resting(tx: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -41,7 +41,46 @@ def test_muon_sees_a_convolution_as_the_matrix_from_its_inputs_and_leaves_vector
     np.testing.assert_allclose(changes["bias"], -0.05 * (0.9 * 0.1 / 0.19 + 1) * np.sign(bias), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adam", "muon", "sgd"])
+def steps_of(optimizer, gradients):
+    parameters = {"w": jnp.zeros(gradients.shape[1:])}
+    state = optimizer.tx.init(parameters)
+    for gradient in gradients:
+        changes, state = optimizer.tx.update({"w": gradient}, state, parameters)
+        yield changes["w"]
+
+
+def test_a_natural_step_does_not_depend_on_the_units_of_the_parameters():
+    """Of parameters c times smaller gradients are c times larger, and changes c times smaller: the same function moves."""
+    draw = np.random.default_rng(2)
+    gradients, units = jnp.asarray(draw.normal(size=(5, 4, 3))), jnp.asarray(np.geomspace(1e-2, 1e2, 12).reshape(4, 3))
+    optimizer = make_optimizer(dict(name="natural", learning_rate=0.1, damping=0.0), 10)
+    for plain, scaled in zip(steps_of(optimizer, gradients), steps_of(optimizer, gradients * units)):
+        np.testing.assert_allclose(scaled * units, plain, rtol=1e-4)
+
+
+def test_a_natural_step_is_as_long_as_it_is_told_in_the_metric_of_the_gradients():
+    gradients = jnp.asarray(np.random.default_rng(3).normal(size=(4, 50)))
+    optimizer = make_optimizer(dict(name="natural", learning_rate=0.1, b2=0.5, warmup_steps=2), 10)
+    for step, change in enumerate(steps_of(optimizer, gradients)):
+        decay = 0.5 ** np.arange(step, -1, -1)
+        seen = np.average(np.asarray(gradients[: step + 1]) ** 2, axis=0, weights=decay)
+        assert np.sqrt(np.sum(np.asarray(change) ** 2 * seen)) == pytest.approx(0.1 * min(step / 2, 1), rel=1e-4)
+
+
+def test_a_natural_step_finds_what_noise_hides_from_adam():
+    """Of gradients with mean g and deviation s the most is gained for its risk along g / s^2: sqrt(sum g^2 / s^2)."""
+    draw = np.random.default_rng(4)
+    deviation = np.geomspace(1e-2, 10, 400)
+    mean = 0.25 * np.abs(draw.normal(size=400)) * np.minimum(deviation, 0.3)
+    gradients = jnp.asarray(mean + deviation * draw.normal(size=(400, 400)))
+    best, worth = np.sqrt(np.sum(mean**2 / deviation**2)), {}
+    for name, spec in {"adam": dict(b1=0.99), "natural": dict(b1=0.99, damping=1e-8)}.items():
+        *_, change = steps_of(make_optimizer(dict(name=name, **spec), 400), gradients)
+        worth[name] = -np.sum(mean * change) / np.sqrt(np.sum((deviation * np.asarray(change)) ** 2))
+    assert worth["natural"] > 0.8 * best > 2 * worth["adam"], worth
+
+
+@pytest.mark.parametrize("name", ["adam", "muon", "natural", "sgd"])
 def test_a_quadratic_is_brought_down(name):
     optimizer = make_optimizer(dict(name=name, learning_rate=0.1, decay="linear"), 200)
     parameters = {"w": jnp.asarray(ROTATION, jnp.float32), "b": jnp.ones(3)}
