@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -156,12 +157,14 @@ def natural(
 
     With m and v the averages of gradients and of their squares,
 
-        d = m / (v + damping mean(v)),        change = -learning_rate d / sqrt(sum v d^2)
+        d = m / (v + damping mean(v)),        change = -learning_rate d / l,                                       (1)
+        l^2 = sum(v d^2) * the average of (g . d')^2 / sum(v d'^2),                                               (2)
 
-    v of a policy's gradients is, but for a factor, the diagonal of Fisher's matrix, so that d is what gains most for the
-    divergence that it costs (Amari 1998), and learning_rate is the root of that divergence (Schulman et al. 2015, trust
-    regions). Adam divides by the root of v: it goes far where gradients are noisy and the model easily changed. The step does
-    not shrink with its gradient: let the rate decay.
+    g the gradients and d' the direction before they were seen. The gradients of a policy vary as Fisher's matrix, but for a
+    factor: d is what gains most for the divergence that it costs, as far as a diagonal of that matrix tells (Amari 1998), and
+    learning_rate^2 is that divergence, but for a factor (Schulman et al. 2015, trust regions). The length l is measured and
+    not read off the diagonal, since gradients of a network vary together. Adam divides by the root of v: it goes far where
+    gradients are noisy and the model easily changed. The step does not shrink with its gradient: let the rate decay.
 
     Args:
       total_steps: of the run, or of each of its stages, for the decay.
@@ -177,24 +180,45 @@ def natural(
     return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
 
 
+class NaturalState(NamedTuple):
+    """State of `natural`: updates so far, the averages m and v, and that of (g . d)^2 / sum(v d^2)."""
+
+    count: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
+    stretch: jax.Array
+
+
 def _in_fisher_metric(b1: float, b2: float, damping: float) -> optax.GradientTransformation:
-    """d / sqrt(sum v d^2) of `natural`."""
+    """d over its length, equations (1) and (2) of `natural`."""
+    tiny = jnp.finfo(jnp.float32).tiny
+    inner = lambda one, other: optax.tree.sum(jax.tree.map(jnp.multiply, one, other))
+
+    def direction(mu, nu, count):
+        """d of unit length, as far as a diagonal tells."""
+        mean, square = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
+        least = damping * optax.tree.sum(square) / optax.tree.size(square) + tiny
+        found = jax.tree.map(lambda m, v: m / (v + least), mean, square)
+        length = jnp.sqrt(optax.tree.sum(jax.tree.map(lambda d, v: v * d**2, found, square)))
+        return jax.tree.map(lambda d: d / jnp.maximum(length, tiny), found)
 
     def init(params):
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros(), nu=zeros())
+        return NaturalState(jnp.zeros([], jnp.int32), zeros(), zeros(), jnp.zeros([]))
 
     def update(gradients, state, params=None):
+        # The last direction knows nothing of these gradients: what they say of it is its true length.
+        known = jnp.maximum(state.count, 1)
+        seen = inner(gradients, direction(state.mu, state.nu, known)) ** 2
+        stretch = jnp.where(state.count > 0, b2 * state.stretch + (1 - b2) * seen, 0.0)
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
         nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
-        mean, square = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
-        size = sum(leaf.size for leaf in jax.tree.leaves(square))
-        least = damping * optax.tree.sum(square) / size + jnp.finfo(jnp.float32).tiny
-        step = jax.tree.map(lambda m, v: m / (v + least), mean, square)
-        length = jnp.sqrt(optax.tree.sum(jax.tree.map(lambda d, v: v * d**2, step, square)))
-        step = jax.tree.map(lambda d: d / jnp.maximum(length, jnp.finfo(jnp.float32).tiny), step)
-        return step, optax.ScaleByAdamState(count, mu, nu)
+        most = optax.tree.size(nu)  # by the inequality of Cauchy and Schwarz: all that is known of the first step
+        measured = stretch / jnp.maximum(1 - b2 ** state.count.astype(jnp.float32), tiny)
+        length = jnp.sqrt(jnp.where(state.count > 0, jnp.maximum(measured, tiny), most))
+        step = jax.tree.map(lambda d: d / length, direction(mu, nu, count))
+        return step, NaturalState(count, mu, nu, stretch)
 
     return optax.GradientTransformation(init, update)
 

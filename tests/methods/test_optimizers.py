@@ -59,12 +59,19 @@ def test_a_natural_step_does_not_depend_on_the_units_of_the_parameters():
 
 
 def test_a_natural_step_is_as_long_as_it_is_told_in_the_metric_of_the_gradients():
-    gradients = jnp.asarray(np.random.default_rng(3).normal(size=(4, 50)))
-    optimizer = make_optimizer(dict(name="natural", learning_rate=0.1, b2=0.5, warmup_steps=2), 10)
-    for step, change in enumerate(steps_of(optimizer, gradients)):
-        decay = 0.5 ** np.arange(step, -1, -1)
-        seen = np.average(np.asarray(gradients[: step + 1]) ** 2, axis=0, weights=decay)
-        assert np.sqrt(np.sum(np.asarray(change) ** 2 * seen)) == pytest.approx(0.1 * min(step / 2, 1), rel=1e-4)
+    """Gradients that vary together, along three directions: what another one says of a step has the deviation of its length."""
+    draw = np.random.default_rng(3)
+    together = draw.normal(size=(3, 300)) + 0.3
+    gradients = lambda count: draw.normal(size=(count, 3)) @ together + 0.1 * draw.normal(size=(count, 300))
+    optimizer = make_optimizer(dict(name="natural", learning_rate=0.1, b2=0.98), 300)
+    steps = list(steps_of(optimizer, jnp.asarray(gradients(300))))
+    told = np.std([gradients(200) @ np.asarray(step) for step in steps[50:]])
+    assert told == pytest.approx(0.1, rel=0.25)
+    first = np.asarray(gradients(1)[0])
+    (step,) = steps_of(optimizer, jnp.asarray(first[None]))
+    assert -first @ np.asarray(step) == pytest.approx(
+        0.1, rel=1e-2
+    )  # the only gradient that is known says no more of it
 
 
 def test_a_natural_step_finds_what_noise_hides_from_adam():
