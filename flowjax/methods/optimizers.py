@@ -176,7 +176,10 @@ def natural(
       b1, b2: of the averages m and v.
       damping: what v is at least, as a share of its mean over all parameters.
     """
-    rule = lambda schedule: optax.chain(_in_fisher_metric(b1, b2, damping), optax.scale_by_learning_rate(schedule))
+    if damping < 0:
+        raise ValueError(f"The optimizer 'natural' has damping={damping}; expected a share of at least 0.")
+    metric = resting(_in_fisher_metric(b1, b2, damping))  # a gradient of zero, as of equal rewards, tells no length
+    rule = lambda schedule: optax.chain(metric, optax.scale_by_learning_rate(schedule))
     return _assemble(rule, total_steps, learning_rate, warmup_steps, decay, final_fraction, clip_norm)
 
 
@@ -216,7 +219,8 @@ def _in_fisher_metric(b1: float, b2: float, damping: float) -> optax.GradientTra
         nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
         most = optax.tree.size(nu)  # by the inequality of Cauchy and Schwarz: all that is known of the first step
         measured = stretch / jnp.maximum(1 - b2 ** state.count.astype(jnp.float32), tiny)
-        length = jnp.sqrt(jnp.where(state.count > 0, jnp.maximum(measured, tiny), most))
+        # One is what a diagonal says: by chance alone is a direction shorter.
+        length = jnp.sqrt(jnp.where(state.count > 0, jnp.maximum(measured, 1.0), most))
         step = jax.tree.map(lambda d: d / length, direction(mu, nu, count))
         return step, NaturalState(count, mu, nu, stretch)
 

@@ -67,11 +67,13 @@ def test_a_natural_step_is_as_long_as_it_is_told_in_the_metric_of_the_gradients(
     steps = list(steps_of(optimizer, jnp.asarray(gradients(300))))
     told = np.std([gradients(200) @ np.asarray(step) for step in steps[50:]])
     assert told == pytest.approx(0.1, rel=0.25)
-    first = np.asarray(gradients(1)[0])
-    (step,) = steps_of(optimizer, jnp.asarray(first[None]))
-    assert -first @ np.asarray(step) == pytest.approx(
-        0.1, rel=1e-2
-    )  # the only gradient that is known says no more of it
+    # Of the first gradient, which is all that is known then, after one of zero too, which tells nothing.
+    first = jnp.asarray(gradients(1)[0])
+    (step,) = steps_of(optimizer, first[None])
+    assert float(-first @ step) == pytest.approx(0.1, rel=1e-2)
+    still, after = steps_of(optimizer, jnp.stack([0 * first, first]))
+    np.testing.assert_allclose(after, step, rtol=1e-5)
+    assert not np.asarray(still).any()
 
 
 def test_a_natural_step_finds_what_noise_hides_from_adam():
