@@ -59,7 +59,7 @@ CASES: dict[str, tuple[str, float | None, dict]] = {
     "dpo_published": ("method=dpo,updates=120", 1.0, {}),
     "kto": ("method=kto", 2.0, CHOSEN),
     "refl": ("method=refl", 0.3, dict(method=dict(stop=(0, 19)), **SLOWER)),
-    "draft": ("method=draft", 0.3, dict(method=dict(steps=20), **SLOWER)),
+    "draft": ("method=draft,updates=300", 0.3, dict(method=dict(steps=20), **SLOWER)),
     "best_of": ("method=best_of", None, {}),
 }
 STEPS, BATCH, COUNT = 600, 512, 8192
