@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 # One stream for each use of randomness, so that no two uses of one seed share a draw.
 TRAIN, REFERENCE_TRAIN, REFERENCE_TEST, ORDER, AUGMENT, COUPLE, SPLIT, MEASURE, TURN, CHILD = range(10)
-LATENT, LATENT_REFERENCE, PAIR = range(10, 13)
+LATENT, LATENT_REFERENCE, PAIR, MISTAKE = range(10, 14)
 
 
 def generator(seed: int, stream: int, step: int = 0, row: int = 0) -> np.random.Generator:

@@ -27,6 +27,7 @@ SPLITS = ("train", "test", "all", "held_out")
 FULL = {"short": 0.0, "both": 0.5, "full": 1.0}
 MEASURED = 1024  # scenes that `std` is measured on
 LEVELS = 256
+CAPTIONED = scenes.COLUMNS + captioning.COLUMNS  # uniforms of a scene and its caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +63,42 @@ class SceneSource:
       caption_law: how captions are drawn.
       spec: the data's spec, shape (height, width, 3).
       tokenizer: captions to ids.
+      wrong: the share of training captions that are of another scene.
     """
 
     scene_law: SceneLaw
     caption_law: CaptionLaw
     spec: DataSpec
     tokenizer: SceneTokenizer
+    wrong: float = 0.0
     oracle: None = None
     size: None = None
     levels: int = LEVELS
 
     def _draw(self, uniforms: Float[np.ndarray, "n c"], split: str) -> tuple[Scene, dict[str, np.ndarray]]:
-        scene = self.scene_law.draw(uniforms[:, : scenes.COLUMNS], split)
-        drawn = self.caption_law.draw(scene, uniforms[:, scenes.COLUMNS :])
-        tokens = np.zeros((len(scene), self.tokenizer.length), np.int32)
-        tokens[:, : drawn.shape[1]] = drawn
+        scene, tokens = self._described(uniforms, split)
         height, width, _ = self.spec.shape
         return scene, {"data": to_unit(render(scene, height, width)), "tokens": tokens}
 
+    def _described(self, uniforms: Float[np.ndarray, "n c"], split: str) -> tuple[Scene, Int[np.ndarray, "n l"]]:
+        scene = self.scene_law.draw(uniforms[:, : scenes.COLUMNS], split)
+        drawn = self.caption_law.draw(scene, uniforms[:, scenes.COLUMNS : CAPTIONED])
+        tokens = np.zeros((len(scene), self.tokenizer.length), np.int32)
+        tokens[:, : drawn.shape[1]] = drawn
+        return scene, tokens
+
     def dataset(self, seed: int, batch_size: int, start: int, stop: int) -> grain.MapDataset:
         """Item k: fresh scenes for the rows start..stop of step k."""
-        return endless(lambda step: self._draw(_uniforms(seed, draws.TRAIN, step, start, stop), "train")[1])
+
+        def item(step: int) -> dict[str, np.ndarray]:
+            rows = self._draw(_uniforms(seed, draws.TRAIN, step, start, stop), "train")[1]
+            if not self.wrong:
+                return rows
+            mistakes = draws.row_uniforms(seed, draws.MISTAKE, step, start, stop, CAPTIONED + 1)
+            _, others = self._described(mistakes, "train")
+            return rows | {"tokens": np.where(mistakes[:, CAPTIONED:] < self.wrong, others, rows["tokens"])}
+
+        return endless(item)
 
     def reference(self, split: str = "test", count: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
         """`count` fresh scenes (10,000 unless told): other ones for every split and seed, never a training scene.
@@ -108,11 +124,12 @@ class SceneSource:
             captions=dataclasses.asdict(self.caption_law),
             shape=self.spec.shape,
             tokenizer=self.tokenizer.fingerprint(),
+            **({"wrong": self.wrong} if self.wrong else {}),
         )
 
 
 def _uniforms(seed: int, stream: int, step: int, start: int, stop: int) -> Float[np.ndarray, "n c"]:
-    return draws.row_uniforms(seed, stream, step, start, stop, scenes.COLUMNS + captioning.COLUMNS)
+    return draws.row_uniforms(seed, stream, step, start, stop, CAPTIONED)
 
 
 def to_unit(pixels: np.ndarray) -> np.ndarray:
@@ -137,6 +154,7 @@ def shapes(
     held_out: bool = True,
     relations: float = 0.5,
     loose: float = 0.1,
+    wrong: float = 0.0,
     text_length: int | None = None,
 ) -> SceneSource:
     """Scenes of coloured objects with captions: [height, width, 3] in [-1, 1], tokens of a closed vocabulary.
@@ -158,6 +176,8 @@ def shapes(
       held_out: whether held-out combinations are left out of training and test scenes.
       relations: the share of captions that claim a relation, among those that can.
       loose: the share of short captions that leave out colour or kind ("two red shapes").
+      wrong: the share of training captions that are of another scene, as some of the web's are; those of `reference`, which
+        models are measured with, are right.
       text_length: tokens of a caption; the longest there can be, unless told. Sources in a mixture need the same.
     """
     if not isinstance(captions, str):
@@ -168,6 +188,8 @@ def shapes(
         raise ValueError(f"captions='{captions}'; expected one of {', '.join(FULL)}, or a share of full captions.")
     if len(objects) != 2:
         raise ValueError(f"objects={objects}; expected (least, most), as in (1, 2).")
+    if not 0 <= wrong < 1:
+        raise ValueError(f"wrong={wrong}: expected a share of captions, at least 0 and less than 1.")
     scene_law = SceneLaw(
         objects=tuple(objects),
         count_weights=None if count_weights is None else tuple(count_weights),
@@ -187,7 +209,7 @@ def shapes(
         raise ValueError(f"text_length={length}, but captions of this law have up to {longest} tokens. Allow for them.")
     height, width = height or resolution, width or resolution
     spec = DataSpec((height, width, 3), text_length=length, vocabulary=len(VOCABULARY))
-    source = SceneSource(scene_law, caption_law, spec, SceneTokenizer(length))
+    source = SceneSource(scene_law, caption_law, spec, SceneTokenizer(length), float(wrong))
     # Measured once on scenes of their own, at a size where that takes a moment.
     scene = scene_law.draw(_uniforms(0, draws.MEASURE, 0, 0, MEASURED)[:, : scenes.COLUMNS])
     shrink = min(1.0, 64 / min(height, width))

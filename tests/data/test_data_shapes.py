@@ -62,6 +62,25 @@ def test_captions_are_true_of_the_scenes_behind_the_pictures():
         assert scene.held_out.all() if split == "held_out" else not scene.held_out.any()
 
 
+def test_a_share_of_training_captions_is_of_other_scenes_and_pictures_stay():
+    count, wrong = 2000, 0.3
+    right, careless = shapes(**SMALL), shapes(**SMALL, wrong=wrong)
+    ours, theirs = careless.dataset(0, count, 0, count)[7], right.dataset(0, count, 0, count)[7]
+    np.testing.assert_array_equal(ours["data"], theirs["data"])
+    differ = (ours["tokens"] != theirs["tokens"]).any(1)
+    # Two scenes seldom have one caption; three standard deviations of a count.
+    assert abs(differ.mean() - wrong) < 3 * np.sqrt(wrong * (1 - wrong) / count) + 0.01
+    # The wrong ones are captions of the same law.
+    lengths = [np.bincount((t > 0).sum(1), minlength=12) / len(t) for t in (ours["tokens"][differ], theirs["tokens"])]
+    np.testing.assert_allclose(*lengths, atol=0.08)
+    rows = careless.dataset(0, count, 500, 700)[7]
+    np.testing.assert_array_equal(rows["tokens"], ours["tokens"][500:700])
+    # What is measured against is never wrong.
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(careless.reference(split, 50)["tokens"], right.reference(split, 50)["tokens"])
+    assert careless.fingerprint() != right.fingerprint()
+
+
 def test_the_share_of_full_captions():
     for captions, share in (("short", 0), ("full", 1), ("both", 0.5), (0.25, 0.25)):
         source = shapes(resolution=8, captions=captions)
