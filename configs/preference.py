@@ -10,9 +10,9 @@
 
 It goes on from the run's parameters with the run's network, data and path; conditions of the data are those that samples are
 drawn under. A watchdog holds the model against the one it began as: reward, a held-out reward, divergence and spread, by step
-and as a curve in report.html. It stops a run that drifts further than `divergence` nats, or keeps less than `spread` of the
-first spread; with several updates a rollout (method.updates), also one that clips nearly every step. `held` is the reward that
-it alone knows.
+and as a curve in report.html. It stops a run that drifts further than `divergence` nats (100, or one for each element of larger
+examples, unless told; 0 for any), or keeps less than `spread` of the first spread; with several updates a rollout
+(method.updates), also one that clips nearly every step. `held` is the reward that it alone knows.
 
 `hold` says how firmly the reference holds: a reward alone is worth any drift. It is the weight of the divergence in policy
 gradients, which sum log-probabilities over the elements of a sample so that the divergence is that of whole steps; beta of
@@ -68,7 +68,7 @@ HELD = dict(
     compressibility="brightness",
     scene="brightness",
 )
-FAR = 100.0  # nats from the first model
+FAR = -1.0  # what the watchdog takes for far
 LEAST_GAIN = -0.1  # of captions read right
 CLIPPED = 0.9  # a policy of which so much is clipped moves too fast
 HOSTED, CHUNKS = ("scene", "compressibility"), 4  # judged on the host while the device draws the next chunk
@@ -123,7 +123,7 @@ def get_config(argument: str = "") -> ConfigDict:
     if own:
         draw_as(config, theirs, options)
     elif options.divergence:
-        config.watchdog.largest_divergence = options.divergence
+        config.watchdog.largest_divergence = "far" if options.divergence == FAR else options.divergence
     if options.spread:
         config.watchdog.least_spread = options.spread
     config.when.log = schedule(every_steps=10)

@@ -42,6 +42,7 @@ from flowjax.samplers.loop import integrate
 
 NAME, REFERENCE = "watchdog", "watchdog_reference"
 DIVERGENCES = ("auto", "likelihood", "path")
+FAR, NATS = "far", 100.0  # that many nats, or one for each element of an example where it has more
 FEW, PROBES = 16, 4  # elements of an example whose divergence is exact; probes of Hutchinson's estimate for more
 READINGS = {
     "divergence": "From the model that it began as, of whole samples. It grows with the reward; growing without it is drift.",
@@ -72,7 +73,7 @@ def reference(
     divergence: str = "auto",
     guidance: Spec | None = None,
     sampler: Spec | None = None,
-    largest_divergence: float | None = None,
+    largest_divergence: float | str | None = None,
     least_spread: float | None = None,
     least_gain: float | None = None,
     largest_flat: float | None = None,
@@ -92,7 +93,7 @@ def reference(
       divergence: 'likelihood', 'path', or 'auto': by likelihood where an example has at most sixteen elements.
       guidance: of both models, as in a sampler's spec; none unless told.
       sampler: spec of any sampler (samplers/build.py), without a role, that both are drawn with in place of the midpoint rule.
-      largest_divergence: above which the run stops.
+      largest_divergence: above which the run stops; 'far' for a hundred nats, or one for each element of larger examples.
       least_spread: the share of the first model's spread below which it stops.
       least_gain: of each held-out reward, below which it stops: 0 for what the first model has.
       largest_flat: share of the groups of rollouts that teach nothing, above which it stops.
@@ -119,6 +120,12 @@ def reference(
         raise ValueError("watchdog.least_gain is of held-out rewards, and watchdog.rewards names none.")
     choose("watchdog.divergence", divergence, dict.fromkeys(DIVERGENCES))
     elements = int(np.prod(data.shape))
+    if largest_divergence == FAR:
+        largest_divergence = max(NATS, float(elements))
+    elif isinstance(largest_divergence, str):
+        raise ValueError(
+            f"watchdog.largest_divergence is '{largest_divergence}'; expected a number of nats, '{FAR}', or None."
+        )
     by_likelihood = divergence == "likelihood" or (divergence == "auto" and elements <= FEW)
     if sampler is not None and (divergence != "auto" or largest_divergence is not None or guidance is not None):
         raise ValueError(

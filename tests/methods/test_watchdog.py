@@ -23,7 +23,8 @@ POLICY = dict(
 class Source:
     """What `build_method` asks of data."""
 
-    spec = DataSpec((1,))
+    def __init__(self, shape=(1,)):
+        self.spec = DataSpec(shape)
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +32,14 @@ def network(monkeypatch):
     monkeypatch.setitem(NETWORKS, "exact", exact)
 
 
-def watched(method=None, **options):
+def watched(method=None, shape=(1,), **options):
     config = ConfigDict(toy_config().to_dict())
     config.network, config.batch_size = dict(name="exact"), 64
     config.samplers = dict(default=dict(name="euler", steps=2, role="ema"))
     rollout = dict(name="heun", steps=4)
     config.method = method or dict(name="nft", rewards=RIGHT, rollout=rollout, group_size=GROUP)
     config.watchdog = dict(name="reference", role="student", count=512, group_size=8, steps=64) | options
-    return build_method(config, Source)
+    return build_method(config, Source(shape))
 
 
 def figures(method, by):
@@ -114,6 +115,8 @@ def test_the_first_model_has_neither_cost_nor_gain():
         (dict(largest_divergence=2.0), dict(divergence=2.5), "watchdog_divergence 2.5, above its limit 2"),
         (dict(largest_divergence=2.0), dict(divergence=np.nan), "watchdog_divergence nan"),
         (dict(largest_divergence=2.0), dict(divergence=1.9), None),
+        (dict(largest_divergence="far"), dict(divergence=101.0), "watchdog_divergence 101, above its limit 100"),
+        (dict(largest_divergence="far"), dict(divergence=99.0), None),
         (dict(least_spread=0.5), dict(spread_kept=0.4), "watchdog_spread_kept 0.4, below its limit 0.5"),
         (dict(least_gain=-0.1, rewards=HELD), dict(gain_near=-0.2, gain_right=-9), "watchdog_gain_near -0.2, below"),
         (dict(least_gain=-0.1, rewards=HELD), dict(gain_near=0.0, gain_right=-9), None),
@@ -132,6 +135,12 @@ def test_it_stops_at_its_limits(options, seen, reason):
     assert found is None if reason is None else reason in found
 
 
+def test_what_is_far_grows_with_the_elements_of_an_example():
+    picture = watched(largest_divergence="far", shape=(16, 16, 3))
+    assert picture.watch(1, dict(watchdog_divergence=760.0)) is None
+    assert "above its limit 768" in picture.watch(1, dict(watchdog_divergence=770.0))
+
+
 def test_a_method_without_rewards_is_watched_too():
     found = figures(watched(dict(name="flow_matching")), 0.4)
     assert set(found) == {"watchdog_divergence", "watchdog_spread", "watchdog_spread_kept"}
@@ -144,6 +153,7 @@ def test_a_method_without_rewards_is_watched_too():
         (dict(count=12), "expected whole groups"),
         (dict(steps=0), "and steps"),
         (dict(divergence="likely"), "Did you mean 'likelihood'"),
+        (dict(largest_divergence="fra"), "largest_divergence is 'fra'"),
         (dict(least_gain=0.0), "names none"),
         (dict(method=dict(name="flow_matching"), largest_flat=0.9), "measures nothing of the kind"),
         (dict(rewards=RIGHT), "which is a reward of the method"),
