@@ -87,6 +87,7 @@ def get_config(argument: str = "") -> ConfigDict:
         raise ValueError("Which run is tuned? Give --config=configs/preference.py:run=RUN_DIRECTORY.")
     config = defaults()
     theirs = adopt(config, options.run, "The run that is tuned")
+    config.time = theirs.time.to_dict()  # outside of the times that it was trained at, a network says nothing
     rollout, held, more = choose("method", options.method, METHODS)
     config.name = f"{theirs.name}_{options.method}_{options.reward}"
     config.steps = options.updates

@@ -1,15 +1,18 @@
-"""Tuning the text-to-image flow of experiments/text_to_image by the parser, as a black box on the host.
+"""Tuning a text-to-image flow by the parser, as a black box on the host.
 
-    python experiments/preference/shapes.py --teacher runs/text_to_image/main [--tiny] [--parts ...] [--work DIR] [--out DIR]
+    python experiments/preference/shapes.py [--tiny] [--parts flow_grpo ...] [--teacher RUN] [--work DIR] [--out DIR]
 
     flow_grpo, dance_grpo, nft, dpo, refl, hacked
 
-Each part goes on from the finished run with configs/preference.py, under captions of two objects, and compares what it has
-become with what it was, on the same new captions and from the same noise:
+The flow is trained first (configs/shapes.py, 32 x 32), on captions of which three in ten are another scene's, as many of the
+web's are: what it knows of a caption is drowned in what it was told wrongly. `--teacher` names another finished run. Each part
+goes on from it with configs/preference.py, under captions of two objects, and compares what it has become with what it was, on
+the same new captions and from the same noise; `guided` is the first model under guidance, which is the other remedy:
 
     caption_accuracy_2    wholly right, by the parser
     frechet               distance of EfficientNet features to real pictures
-    spread                mean distance of pictures of one caption, over that of the first model
+    watchdog_...          the last figures of the run's watchdog: spread_kept is the mean distance of pictures of one caption,
+                          over that of the first model
 
 `refl` follows the gradient of brightness, a reward that it can differentiate. `hacked` has no divergence in its loss and is
 paid for bright pictures: the watchdog, which reads captions, has to end it.
@@ -21,10 +24,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from flowjax.config import ConfigDict, load
-from flowjax.evaluation import run_files
+from flowjax.evaluation import pictures, run_files
 from flowjax.evaluation.experiment import last_receipts, run_parts, train
 from flowjax.evaluation.receipts import replace_receipts
+from flowjax.training.conditions import drawn_under
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, make_evaluators
 
@@ -32,8 +38,12 @@ COUNT = 1_000  # captions of an evaluation
 FEATURES = dict(name="efficientnet_lite0", layer="b10", input_size=64)
 METRICS = ("caption_accuracy_2", "frechet")
 BEFORE, AFTER = "before", "after"
+GUIDANCE = (1.5, 3.0)  # of the first model
 GRID = dict(name="uniform")
-PICTURES = dict(name="heun", steps=16, grid=GRID)
+SAMPLER = dict(name="heun", steps=16, grid=GRID, role="ema")
+SHOWN = 8  # captions in a picture
+TEACHER = "configs/shapes.py:network=small,resolution=32"
+CARELESS = ("--config.network.patch=2", "--config.data.wrong=0.3")
 FEW = {"method.rollout.steps": 8}
 # part -> argument of the config, overrides, and updates.
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -58,7 +68,7 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
 
     def run(options: argparse.Namespace) -> None:
         argument, changes, updates = CASES[name]
-        argument = f"run={options.teacher.absolute()},{argument},updates={updates}"
+        argument = f"run={teacher(options)},{argument},updates={updates}"
         argument += ",tiny" if options.tiny else ""
         own = dict(changes) if options.tiny else {**changes, **WATCH, "data.objects": (2, 2)}
         config = f"{options.root}/configs/preference.py:{argument}"
@@ -71,29 +81,53 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
                 if not ended_by_watchdog(work):
                     raise
         size = (16, dict(name="identity")) if options.tiny else (COUNT, FEATURES)
-        measured = compared(ConfigDict(load(config, overrides)), work, *size)
-        receipts = [*measured, *watched(work)]
-        replace_receipts(options.out / "receipts", f"shapes_{name}", [{**r, "method": name} for r in receipts])
+        measured, drawn = compared(ConfigDict(load(config, overrides)), work, *size)
+        receipts = [{**receipt, "method": name} for receipt in (*measured, *watched(work))]
+        replace_receipts(options.out / "receipts", f"shapes_{name}", receipts)
+        pictures.save_png(options.out / f"shapes_{name}.png", drawn)
 
     return run
 
 
-def compared(config: ConfigDict, work: pathlib.Path, count: int, features: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a finished run draws and what it drew before, measured alike."""
-    config.samplers = {"drawn": dict(PICTURES, role="ema", guidance=config.samplers.default.guidance)}
+def teacher(options: argparse.Namespace) -> pathlib.Path:
+    """The run that is tuned, trained unless it is finished or another is named."""
+    if options.teacher is not None:
+        return options.teacher.absolute()
+    folder = options.work / "careless"
+    train(options.root, f"{TEACHER}{',tiny' if options.tiny else ''}", folder, *CARELESS[1 if options.tiny else 0 :])
+    return folder
+
+
+def compared(
+    config: ConfigDict, work: pathlib.Path, count: int, features: dict[str, Any]
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """What a finished run draws and what it drew before, measured alike, and a picture: before above after."""
+    scales = {"drawn": 1.0, **{f"guided_{scale}": scale for scale in GUIDANCE}}
+    config.samplers = {
+        name: dict(SAMPLER, guidance=dict(name="none") if scale == 1 else dict(name="cfg", scale=scale))
+        for name, scale in scales.items()
+    }
     config.evaluation = dict(count=count, batch_size=min(count, 250))
     config.evaluators = dict(captions=dict(name="caption_accuracy"), frechet=dict(name="frechet", features=features))
     run = Run(config, work)
     state, drawer, evaluators = run.latest_state(), Drawer(run), make_evaluators(run)
     step = int(state.step)
     seconds = run_files.seconds_until(work, step, "training_seconds")
-    found = []
-    for when, role in ((AFTER, "ema"), (BEFORE, "watchdog_reference")):
+    conditions = drawn_under(run, "drawn", SHOWN)
+    found, rows = [], []
+    for when, role, sampler in (
+        (BEFORE, "watchdog_reference", "drawn"),
+        (AFTER, "ema", "drawn"),
+        *((BEFORE, "watchdog_reference", name) for name in scales if name != "drawn"),
+    ):
         params = {**state.params, "ema": state.params[role]}
-        values, receipts = evaluate(run, drawer, evaluators, params, step, "drawn", seconds, average=role)
-        print(when, {name: round(values[name], 4) for name in METRICS if name in values}, flush=True)
+        values, receipts = evaluate(run, drawer, evaluators, params, step, sampler, seconds, average=role)
+        print(when, sampler, {name: round(values[name], 4) for name in METRICS if name in values}, flush=True)
         found += [{**receipt, "when": when} for receipt in receipts if receipt["metric"] in METRICS]
-    return found
+        if sampler == "drawn":
+            rows.append(drawer.draw(params, sampler, conditions, SHOWN, "evaluation", SHOWN))
+    captions = run.source.tokenizer.decode(conditions["tokens"])
+    return found, pictures.captioned_grid(np.concatenate(rows), captions * len(rows), columns=SHOWN)
 
 
 def ended_by_watchdog(work: pathlib.Path) -> str:
@@ -112,7 +146,9 @@ def watched(work: pathlib.Path) -> list[dict[str, Any]]:
 
 def more(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment alone."""
-    parser.add_argument("--teacher", type=pathlib.Path, required=True, help="the finished run that is tuned")
+    parser.add_argument(
+        "--teacher", type=pathlib.Path, help="a finished run that is tuned in place of the script's own"
+    )
 
 
 PARTS = {name: part(name) for name in CASES}

@@ -1,6 +1,7 @@
 """Tuning a finished run by rewards, through the command line: every method, an adapter, and a run that was cut off."""
 
 import json
+import shutil
 from functools import partial
 
 import jax
@@ -193,6 +194,14 @@ def test_the_watchdog_measures_as_a_run_is_evaluated_and_stops_it_at_a_limit(bas
 def test_the_doctor_finds_the_ratio_at_one(base, tmp_path, capsys, precision):
     tuned(base, tmp_path, "", "--mode=check", f"--config.precision={precision}")
     assert "ok   ratio before the first update" in capsys.readouterr().out
+
+
+def test_times_are_those_that_the_run_was_trained_at(base, tmp_path):
+    run = shutil.copytree(base, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"time": {"name": "logit_normal", "high": 0.95}}))
+    time = load(f"configs/preference.py:tiny,run={run},method=nft").time
+    assert (time.name, time.high) == ("logit_normal", 0.95)
 
 
 def test_a_run_is_needed():
