@@ -87,7 +87,6 @@ def get_config(argument: str = "") -> ConfigDict:
         raise ValueError("Which run is tuned? Give --config=configs/preference.py:run=RUN_DIRECTORY.")
     config = defaults()
     theirs = adopt(config, options.run, "The run that is tuned")
-    config.time = theirs.time.to_dict()  # outside of the times that it was trained at, a network says nothing
     rollout, held, more = choose("method", options.method, METHODS)
     config.name = f"{theirs.name}_{options.method}_{options.reward}"
     config.steps = options.updates
@@ -123,7 +122,9 @@ def get_config(argument: str = "") -> ConfigDict:
     own = choose("sampler", options.sampler, {"method": False, "own": True})
     if own:
         draw_as(config, theirs, options)
-    elif options.divergence:
+    elif "clip" not in config.method:
+        config.time = theirs.time.to_dict()  # at others a network says nothing; a policy has its own grid
+    if options.divergence and not own:
         config.watchdog.largest_divergence = "far" if options.divergence == FAR else options.divergence
     if options.spread:
         config.watchdog.least_spread = options.spread
