@@ -53,8 +53,12 @@ POLICY = {"method.rollout.steps": 8, "optimizer": NATURAL}
 # part -> argument of the config, overrides, and updates.
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "flow_grpo": ("method=flow_grpo,reward=scene,hold=0.06", POLICY, 60),
-    # A group shares its first noise and differs by little: there have to be more of them.
-    "dance_grpo": ("method=dance_grpo,reward=scene,hold=0.06", POLICY | {"method.group_size": 8}, 60),
+    # A group shares its first noise and differs by little: there have to be more of them, and each step says less.
+    "dance_grpo": (
+        "method=dance_grpo,reward=scene,hold=0.06",
+        POLICY | {"method.group_size": 8, "optimizer": NATURAL | dict(learning_rate=7e-3)},
+        60,
+    ),
     "nft": (
         "method=nft,reward=scene",
         FALLING | {"method.adaptive": False, "optimizer.learning_rate": 2e-4},
