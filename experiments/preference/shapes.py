@@ -2,13 +2,12 @@
 
     python experiments/preference/shapes.py [--tiny] [--parts flow_grpo ...] [--teacher RUN] [--work DIR] [--out DIR]
 
-    flow_grpo, dance_grpo, nft, dpo, refl, hacked
+    first, flow_grpo, dance_grpo, nft, dpo, refl, hacked
 
 The flow is trained first (configs/shapes.py, 16 x 16), and then for a while on captions of which three in ten are another
 scene's, as many of the web's are: what it knows of captions is drowned in what it was told wrongly. `--teacher` names another
-finished run. Each part goes on from it with configs/preference.py, under captions of two objects, and compares what it has
-become with what it was, on the same new captions and from the same noise; `guided` is the first model under guidance, which is
-the other remedy:
+finished run. Each part goes on from it with configs/preference.py, under captions of two objects. What it has become is held
+against what it was (`first`: also under guidance, which is the other remedy), on the same new captions and from the same noise:
 
     caption_accuracy_2    wholly right, by the parser
     frechet               distance of EfficientNet features to real pictures
@@ -22,15 +21,15 @@ paid for bright pictures: the watchdog, which reads captions, has to end it.
 import argparse
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from flowjax.config import ConfigDict, load
 from flowjax.evaluation import pictures, run_files
 from flowjax.evaluation.experiment import last_receipts, run_parts, train
 from flowjax.evaluation.receipts import replace_receipts
+from flowjax.methods.finished import config_of_run
 from flowjax.training.conditions import drawn_under
 from flowjax.training.run import Run
 from flowjax.training.sampling import Drawer, evaluate, make_evaluators
@@ -38,7 +37,6 @@ from flowjax.training.sampling import Drawer, evaluate, make_evaluators
 COUNT = 1_000  # captions of an evaluation
 FEATURES = dict(name="efficientnet_lite0", layer="b10", input_size=64)
 METRICS = ("caption_accuracy_2", "frechet")
-BEFORE, AFTER = "before", "after"
 GUIDANCE = (1.5, 3.0)  # of the first model
 GRID = dict(name="uniform")
 SAMPLER = dict(name="heun", steps=16, grid=GRID, role="ema")
@@ -94,11 +92,11 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
             except RuntimeError:
                 if not ended_by_watchdog(work):
                     raise
-        size = (16, dict(name="identity")) if options.tiny else (COUNT, FEATURES)
-        measured, drawn = compared(ConfigDict(load(config, overrides)), work, *size)
-        receipts = [{**receipt, "method": name} for receipt in (*measured, *watched(work))]
-        replace_receipts(options.out / "receipts", f"shapes_{name}", receipts)
-        pictures.save_png(options.out / f"shapes_{name}.png", drawn)
+        look = Look(work, options.tiny)
+        receipts = [*look.measured(), *watched(work)]
+        about = dict(method=name, when="tuned")
+        replace_receipts(options.out / "receipts", f"shapes_{name}", [{**receipt, **about} for receipt in receipts])
+        pictures.save_png(options.out / f"shapes_{name}.png", look.picture("watchdog_reference", "ema"))
 
     return run
 
@@ -115,36 +113,59 @@ def teacher(options: argparse.Namespace) -> pathlib.Path:
     return careless
 
 
-def compared(
-    config: ConfigDict, work: pathlib.Path, count: int, features: dict[str, Any]
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """What a finished run draws and what it drew before, measured alike, and a picture: before above after."""
-    scales = {"drawn": 1.0, **{f"guided_{index}": scale for index, scale in enumerate(GUIDANCE)}}
-    config.samplers = {
-        name: dict(SAMPLER, guidance=dict(name="none") if scale == 1 else dict(name="cfg", scale=scale))
-        for name, scale in scales.items()
-    }
-    config.evaluation = dict(count=count, batch_size=min(count, 250))
-    config.evaluators = dict(captions=dict(name="caption_accuracy"), frechet=dict(name="frechet", features=features))
-    run = Run(config, work)
-    state, drawer, evaluators = run.latest_state(), Drawer(run), make_evaluators(run)
-    step = int(state.step)
-    seconds = run_files.seconds_until(work, step, "training_seconds")
-    conditions = drawn_under(run, "drawn", SHOWN)
-    found, rows = [], []
-    for when, role, sampler in (
-        (BEFORE, "watchdog_reference", "drawn"),
-        (AFTER, "ema", "drawn"),
-        *((BEFORE, "watchdog_reference", name) for name in scales if name != "drawn"),
-    ):
-        params = {**state.params, "ema": state.params[role]}
-        values, receipts = evaluate(run, drawer, evaluators, params, step, sampler, seconds, average=role)
-        print(when, sampler, {name: round(values[name], 4) for name in METRICS if name in values}, flush=True)
-        found += [{**receipt, "when": when} for receipt in receipts if receipt["metric"] in METRICS]
-        if sampler == "drawn":
-            rows.append(drawer.draw(params, sampler, conditions, SHOWN, "evaluation", SHOWN))
-    captions = run.source.tokenizer.decode(conditions["tokens"])
-    return found, pictures.captioned_grid(np.concatenate(rows), captions * len(rows), columns=SHOWN)
+def first(options: argparse.Namespace) -> None:
+    """What is there before any tuning: with guidance and without, and before careless captions."""
+    careless = teacher(options)
+    looks = {"before": Look(careless, options.tiny, GUIDANCE)}
+    if options.teacher is None:
+        looks["pretrained"] = Look(options.work / "pretrained", options.tiny)
+    receipts = [{**receipt, "when": when} for when, look in looks.items() for receipt in look.measured()]
+    replace_receipts(options.out / "receipts", "shapes_first", receipts)
+
+
+class Look:
+    """What a finished run draws under captions of two objects: the same ones from the same noise, whichever run it is."""
+
+    def __init__(self, work: pathlib.Path, tiny: bool, guidance: Sequence[float] = ()):
+        config = config_of_run(str(work), "What is looked at")
+        if not tiny:
+            config.data.objects = (2, 2)
+        config.samplers = {
+            "drawn": dict(SAMPLER, guidance=dict(name="none")),
+            **{
+                f"guided_{i}": dict(SAMPLER, guidance=dict(name="cfg", scale=scale)) for i, scale in enumerate(guidance)
+            },
+        }
+        count, features = (16, dict(name="identity")) if tiny else (COUNT, FEATURES)
+        config.evaluation = dict(count=count, batch_size=min(count, 250))
+        config.evaluators = dict(
+            captions=dict(name="caption_accuracy"), frechet=dict(name="frechet", features=features)
+        )
+        self.run = Run(config, work)
+        self.state, self.drawer = self.run.latest_state(), Drawer(self.run)
+
+    def measured(self) -> list[dict[str, Any]]:
+        """A receipt for each metric and sampler."""
+        evaluators, step = make_evaluators(self.run), int(self.state.step)
+        seconds = run_files.seconds_until(self.run.workdir, step, "training_seconds")
+        found = []
+        for sampler in self.run.method.samplers:
+            values, receipts = evaluate(self.run, self.drawer, evaluators, self.state.params, step, sampler, seconds)
+            print(sampler, {name: round(values[name], 4) for name in METRICS if name in values}, flush=True)
+            found += [receipt for receipt in receipts if receipt["metric"] in METRICS]
+        return found
+
+    def picture(self, *roles: str) -> np.ndarray:
+        """A row of samples for each role."""
+        conditions = drawn_under(self.run, "drawn", SHOWN)
+        rows = [
+            self.drawer.draw(
+                {**self.state.params, "ema": self.state.params[role]}, "drawn", conditions, SHOWN, "evaluation", SHOWN
+            )
+            for role in roles
+        ]
+        captions = self.run.source.tokenizer.decode(conditions["tokens"])
+        return pictures.captioned_grid(np.concatenate(rows), captions * len(rows), columns=SHOWN)
 
 
 def ended_by_watchdog(work: pathlib.Path) -> str:
@@ -158,7 +179,7 @@ def watched(work: pathlib.Path) -> list[dict[str, Any]]:
     """What the watchdog saw last, and of a run that it ended, why."""
     reason = ended_by_watchdog(work)
     ended = dict(ended=reason) if reason else {}
-    return [{**receipt, "when": AFTER, **ended} for receipt in last_receipts(work)]
+    return [{**receipt, **ended} for receipt in last_receipts(work)]
 
 
 def more(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +189,7 @@ def more(parser: argparse.ArgumentParser) -> None:
     )
 
 
-PARTS = {name: part(name) for name in CASES}
+PARTS = {"first": first, **{name: part(name) for name in CASES}}
 
 
 def main(arguments: list[str] | None = None) -> int:
