@@ -226,6 +226,16 @@ def test_published_tuning_ends_near_the_most_there_is():
                 assert receipt["value"] > 0.95 and receipt["divergence"] > 0.3
 
 
+@pytest.mark.parametrize("method", ["flow_grpo", "dance_grpo"])
+def test_published_tuning_by_the_parser_halves_the_error_of_two_objects(method):
+    receipts = [r for r in published("preference") if r.get("part") in ("shapes_first", f"shapes_{method}")]
+    value = {(r["when"], r["metric"]): r["value"] for r in receipts if not r["guidance_scale"]}
+    right = "caption_accuracy_2"
+    assert 1 - value["tuned", right] <= (1 - value["before", right]) / 2
+    assert abs(value["tuned", "frechet"] / value["before", "frechet"] - 1) <= 0.15
+    assert abs(value["tuned", "watchdog_spread_kept"] - 1) <= 0.15
+
+
 def test_a_published_quarter_of_the_parameters_keeps_most_of_the_gain():
     receipts = published("distillation")
     frechet = {

@@ -2,7 +2,7 @@
 
     python experiments/preference/shapes.py [--tiny] [--parts flow_grpo ...] [--teacher RUN] [--work DIR] [--out DIR]
 
-    first, flow_grpo, dance_grpo, nft, dpo, refl, hacked
+    first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, refl, hacked
 
 The flow is trained first (configs/shapes.py, 16 x 16), and then for a while on captions of which three in ten are another
 scene's, as many of the web's are: what it knows of captions is drowned in what it was told wrongly. `--teacher` names another
@@ -51,6 +51,11 @@ POLICY = {"method.rollout.steps": 8, "optimizer": NATURAL}
 # part -> argument of the config, overrides, and updates.
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "flow_grpo": ("method=flow_grpo,reward=scene,hold=0.06", POLICY, 60),
+    "flow_grpo_adam": (
+        "method=flow_grpo,reward=scene,hold=0.04",
+        {"method.rollout.steps": 8, "optimizer.decay": "cosine"},
+        80,
+    ),
     # A group shares its first noise and differs by little: there have to be more of them, and each step says less.
     "dance_grpo": (
         "method=dance_grpo,reward=scene,hold=0.06",
