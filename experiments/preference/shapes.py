@@ -56,17 +56,13 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
         {"method.rollout.steps": 8, "optimizer.decay": "cosine"},
         80,
     ),
-    # A group shares its first noise and differs by little: there have to be more of them, and each step says less.
+    # A group shares its first noise and differs by little: more noise on the way, more groups, and longer steps.
     "dance_grpo": (
-        "method=dance_grpo,reward=scene,hold=0.06",
-        POLICY | {"method.group_size": 8, "optimizer": NATURAL | dict(learning_rate=7e-3)},
-        60,
+        "method=dance_grpo,reward=scene,hold=0.04",
+        POLICY | {"method.rollout.eta": 0.45, "method.group_size": 8, "optimizer": NATURAL | dict(learning_rate=8e-3)},
+        90,
     ),
-    "nft": (
-        "method=nft,reward=scene",
-        FALLING | {"method.adaptive": False, "optimizer.learning_rate": 2e-4},
-        60,
-    ),
+    "nft": ("method=nft,reward=scene", {"method.adaptive": False, "optimizer": NATURAL}, 60),
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
     "refl": ("method=refl,reward=brightness", {}, 60),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", {"method.rollout.steps": 8}, 60),
