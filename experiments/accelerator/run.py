@@ -120,12 +120,10 @@ def distillation(folder: pathlib.Path, tiny: bool) -> list[dict]:
 
 
 def preference(folder: pathlib.Path, tiny: bool) -> list[dict]:
-    """Tuning of points, and of the text-to-image flow, which is trained first; rollouts and updates by the second."""
+    """Tuning of points, and of a text-to-image flow, which is trained first; rollouts and updates by the second."""
     script("preference/mixtures.py", tiny)
-    script("text_to_image/run.py", tiny, "--parts", "main")
-    teacher = f"runs/text_to_image{'_tiny' if tiny else ''}/main"
-    script("preference/shapes.py", tiny, "--teacher", teacher)
-    return script("preference/speed.py", tiny, "--teacher", teacher)
+    script("preference/shapes.py", tiny)
+    return script("preference/speed.py", tiny, "--teacher", f"runs/preference{'_tiny' if tiny else ''}/careless")
 
 
 PARTS = {

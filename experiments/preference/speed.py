@@ -1,6 +1,6 @@
 """Where the time of tuning goes: rollouts, updates, and rewards on the host with and without overlap.
 
-    python experiments/preference/speed.py --teacher runs/text_to_image/main [--tiny] [--work DIR] [--out DIR]
+    python experiments/preference/speed.py --teacher runs/preference/careless [--tiny] [--work DIR] [--out DIR]
 
 Flow-GRPO on the text-to-image flow with rewards that cost nothing (in JAX), the parser of scenes (on the host), and one that
 takes 50 ms a call (slow_reward.py), each in one piece and in chunks. Of every update but the first few:
