@@ -62,7 +62,11 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
         POLICY | {"method.rollout.eta": 0.45, "method.group_size": 8, "optimizer": NATURAL | dict(learning_rate=8e-3)},
         90,
     ),
-    "nft": ("method=nft,reward=scene", {"method.adaptive": False, "optimizer": NATURAL}, 60),
+    "nft": (
+        "method=nft,reward=scene,hold=0.03",
+        FALLING | {"method.adaptive": False, "optimizer.learning_rate": 1e-4},
+        60,
+    ),
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
     "refl": ("method=refl,reward=brightness", {}, 60),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", {"method.rollout.steps": 8}, 60),
