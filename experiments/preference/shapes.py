@@ -68,7 +68,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
         60,
     ),
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
-    "refl": ("method=refl,reward=brightness", {}, 60),
+    "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", {"method.rollout.steps": 8}, 60),
 }
 WATCH = {"watchdog.count": 128, "watchdog.steps": 10}
