@@ -77,7 +77,7 @@ GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
 
 def get_config(argument: str = "") -> ConfigDict:
     """Options: run = a finished run's folder; method, reward = one of METHODS, REWARDS; held = another of REWARDS, or none;
-    hold, guidance, divergence, spread: see above, a hold of -1 for the method's own, 0 for none; sampler = method or own;
+    hold, guidance, divergence, spread: see above, a hold or divergence of -1 for its own, 0 for none; sampler = method or own;
     updates = steps; rank = of an adapter; tiny."""
     known = dict(
         run="", method="flow_grpo", reward="linear", held="", hold=-1.0, guidance=0.0, divergence=FAR, spread=0.1
@@ -122,10 +122,11 @@ def get_config(argument: str = "") -> ConfigDict:
     own = choose("sampler", options.sampler, {"method": False, "own": True})
     if own:
         draw_as(config, theirs, options)
-    elif "clip" not in config.method:
-        config.time = theirs.time.to_dict()  # at others a network says nothing; a policy has its own grid
-    if options.divergence and not own:
-        config.watchdog.largest_divergence = "far" if options.divergence == FAR else options.divergence
+    else:
+        if "clip" not in config.method:
+            config.time = theirs.time.to_dict()  # at others a network says nothing; a policy has its own grid
+        if options.divergence:
+            config.watchdog.largest_divergence = "far" if options.divergence == FAR else options.divergence
     if options.spread:
         config.watchdog.least_spread = options.spread
     config.when.log = schedule(every_steps=10)

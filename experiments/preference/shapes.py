@@ -44,18 +44,14 @@ SHOWN = 8  # captions in a picture
 TEACHER = "configs/shapes.py:network=small"
 WRONG = "--config.data.wrong=0.3"
 CARELESS = (WRONG, "--config.steps=1200", "--config.optimizer.learning_rate=5e-3")
-FALLING = {"optimizer.decay": "cosine"}
-# Most of a policy's gradient is noise, along which Adam goes far: it draws as well, and draws other backgrounds.
+FEW, FALLING = {"method.rollout.steps": 8}, {"optimizer.decay": "cosine"}
+# Most of a policy's gradient is noise, along which Adam goes far: it draws as well, and further from real pictures.
 NATURAL = dict(name="natural", learning_rate=3e-3, warmup_steps=3, decay="cosine", b1=0.95)
-POLICY = {"method.rollout.steps": 8, "optimizer": NATURAL}
+POLICY = FEW | {"optimizer": NATURAL}
 # part -> argument of the config, overrides, and updates.
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "flow_grpo": ("method=flow_grpo,reward=scene,hold=0.06", POLICY, 60),
-    "flow_grpo_adam": (
-        "method=flow_grpo,reward=scene,hold=0.04",
-        {"method.rollout.steps": 8, "optimizer.decay": "cosine"},
-        80,
-    ),
+    "flow_grpo_adam": ("method=flow_grpo,reward=scene,hold=0.04", FEW | FALLING, 80),
     # A group shares its first noise and differs by little: more noise on the way, more groups, and longer steps.
     "dance_grpo": (
         "method=dance_grpo,reward=scene,hold=0.04",
@@ -69,7 +65,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     ),
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
-    "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", {"method.rollout.steps": 8}, 60),
+    "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
 WATCH = {"watchdog.count": 128, "watchdog.steps": 10}
 QUIET = (

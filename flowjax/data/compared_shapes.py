@@ -25,8 +25,7 @@ from flowjax.contract import DataSpec
 from flowjax.data import draws
 from flowjax.data.degradations import DEGRADATIONS, degrade
 from flowjax.data.judgements import JudgedSource, Judgement, distinct_levels
-from flowjax.data.shapes import LEVELS, SceneSource, shapes, to_unit
-from flowjax.shapes import captions as captioning
+from flowjax.data.shapes import CAPTIONED, LEVELS, SceneSource, shapes, to_unit
 from flowjax.shapes import scenes
 from flowjax.shapes.render import render
 from flowjax.shapes.scenes import HELD_OUT_COLOURS, LARGE, Scene, SceneLaw
@@ -34,7 +33,6 @@ from flowjax.shapes.vocabulary import BACKGROUNDS, COLOURS, KINDS, MOST_OBJECTS,
 
 MOST_WRONG = 3
 DEGRADED = 3.0  # the score of the strongest degradation is minus this
-ONE = scenes.COLUMNS + captioning.COLUMNS  # uniforms of a scene with its caption
 _LIGHT = np.array([np.mean(colour) for colour in BACKGROUNDS.values()])
 LIGHTNESS = 2 * (_LIGHT - _LIGHT.min()) / (_LIGHT.max() - _LIGHT.min()) - 1
 
@@ -96,10 +94,7 @@ class _Drawer:
     taste: tuple[float, float] = (1.0, 1.0)
 
     def _captioned(self, uniforms: np.ndarray) -> tuple[Scene, dict[str, np.ndarray]]:
-        scene = self.base.scene_law.draw(uniforms[:, : scenes.COLUMNS], "train")
-        drawn = self.base.caption_law.draw(scene, uniforms[:, scenes.COLUMNS : ONE])
-        tokens = np.zeros((len(scene), self.base.tokenizer.length), np.int32)
-        tokens[:, : drawn.shape[1]] = drawn
+        scene, tokens = self.base.described(uniforms, "train")
         return scene, {"tokens": tokens}
 
     def _render(self, scene: Scene) -> np.ndarray:
@@ -111,7 +106,7 @@ class _Drawer:
     def caption(self, uniforms: np.ndarray, split: str):
         """Some of the pictures do not show what was asked for."""
         scene, conditions = self._captioned(uniforms)
-        rest = uniforms[:, ONE:]
+        rest = uniforms[:, CAPTIONED:]
         most = np.minimum(2 * scene.count, max(MOST_WRONG, self.examples - 1))
         levels = distinct_levels(rest[:, : self.examples], most)
         rest = rest[:, self.examples :].reshape(len(rest), self.examples, -1)
@@ -122,7 +117,7 @@ class _Drawer:
     def degraded(self, uniforms: np.ndarray, split: str):
         """One picture, more or less degraded."""
         scene, conditions = self._captioned(uniforms)
-        which, strength, seeds = np.split(uniforms[:, ONE:], 3, axis=1)
+        which, strength, seeds = np.split(uniforms[:, CAPTIONED:], 3, axis=1)
         which, whole, made = (which * len(DEGRADATIONS)).astype(int), self._render(scene), []
         for i in range(self.examples):
             made.append(degrade(whole, which[:, i], strength[:, i], seeds[:, i]))
@@ -131,7 +126,7 @@ class _Drawer:
     def style(self, uniforms: np.ndarray, split: str):
         """The same objects, drawn in other ways."""
         scene, conditions = self._captioned(uniforms)
-        rest = uniforms[:, ONE:].reshape(len(uniforms), self.examples, scenes.COLUMNS)
+        rest = uniforms[:, CAPTIONED:].reshape(len(uniforms), self.examples, scenes.COLUMNS)
         made, scores = [], []
         for i in range(self.examples):
             own = rest[:, i].copy()
@@ -147,7 +142,7 @@ class _Drawer:
     def columns(self) -> dict[str, int]:
         """Kind -> uniforms that a comparison takes."""
         own = dict(caption=1 + 3 * MOST_OBJECTS, degraded=3, style=scenes.COLUMNS)
-        return {name: ONE + self.examples * count for name, count in own.items()}
+        return {name: CAPTIONED + self.examples * count for name, count in own.items()}
 
 
 def compared_shapes(

@@ -76,11 +76,17 @@ class SceneSource:
     levels: int = LEVELS
 
     def _draw(self, uniforms: Float[np.ndarray, "n c"], split: str) -> tuple[Scene, dict[str, np.ndarray]]:
-        scene, tokens = self._described(uniforms, split)
+        scene, tokens = self.described(uniforms, split)
         height, width, _ = self.spec.shape
         return scene, {"data": to_unit(render(scene, height, width)), "tokens": tokens}
 
-    def _described(self, uniforms: Float[np.ndarray, "n c"], split: str) -> tuple[Scene, Int[np.ndarray, "n l"]]:
+    def described(self, uniforms: Float[np.ndarray, "n c"], split: str) -> tuple[Scene, Int[np.ndarray, "n l"]]:
+        """Scenes of the law and a true caption of each, padded.
+
+        Args:
+          uniforms: of which the first CAPTIONED are read.
+          split: of the scenes: train, test or held_out.
+        """
         scene = self.scene_law.draw(uniforms[:, : scenes.COLUMNS], split)
         drawn = self.caption_law.draw(scene, uniforms[:, scenes.COLUMNS : CAPTIONED])
         tokens = np.zeros((len(scene), self.tokenizer.length), np.int32)
@@ -95,7 +101,7 @@ class SceneSource:
             if not self.wrong:
                 return rows
             mistakes = draws.row_uniforms(seed, draws.MISTAKE, step, start, stop, CAPTIONED + 1)
-            _, others = self._described(mistakes, "train")
+            _, others = self.described(mistakes, "train")
             return rows | {"tokens": np.where(mistakes[:, CAPTIONED:] < self.wrong, others, rows["tokens"])}
 
         return endless(item)

@@ -122,6 +122,7 @@ def test_two_laws_mix_when_their_captions_have_one_length():
         ({"captions": "long"}, "expected one of short, both, full"),
         ({"captions": 1.5}, "full=1.5"),
         ({"objects": (1, 2, 3)}, "expected .least, most."),
+        ({"wrong": 1.0}, "wrong=1.0: expected a share"),
         ({"text_length": 4}, "text_length=4, but captions of this law have up to 8 tokens"),
         ({"resolution": 4}, "Use 8x8 or more"),
         ({"colours": ("rde",)}, "Did you mean 'red'"),
