@@ -9,9 +9,12 @@
 
 Below 32 x 32 small objects are three pixels wide and their kinds cannot be told apart, so there are none. Captions are read
 by an encoder trained along. The network predicts the clean picture and its loss is taken in velocity, whose factor
-1 / (1 - t)^2 makes the last times count most; so times are drawn towards the noise, where a scene is laid out.
+1 / (1 - t)^2 makes the last times count most; so times are drawn towards the noise, where a scene is laid out. In a picture of
+twice the side four cells say what one did, and their noise averages to half: the same scene is laid out where t / (1 - t) is
+half as large.
 """
 
+import math
 from typing import Any
 
 from flowjax import sweep as hyper
@@ -23,7 +26,8 @@ NETWORKS = {
     "dit": dict(name="dit", width=128, depth=6, heads=4, patch=4),
     "mmdit": dict(name="mmdit", width=128, depth=6, heads=4, patch=4, qk_norm="none"),
     "unet": dict(name="unet", channels=32, multipliers=(1, 2, 3), blocks=1, attention=(8,), head_channels=32),
-    # A quarter of its size, and smooth in time, for students that follow its derivative in time (configs/fashion.py).
+    # A quarter of its size, and smooth in time, for students that follow its derivative in time (configs/fashion.py). Its
+    # cells grow with the picture, which costs no more than 16 x 16.
     "small": dict(
         name="unet", channels=16, multipliers=(1, 2, 3), blocks=1, attention=(8,), head_channels=16, time_scale=10.0
     ),
@@ -123,12 +127,14 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     config.text = dict(name="embedding", width=64)
     config.network = network
+    if options.network == "small":
+        config.network.patch = max(1, resolution // 16)
     if resolution < 32:
         config.data.sizes, config.data.loose = ("large",), 0.0
-        if "patch" in config.network:
+        if options.network in ("dit", "mmdit"):
             config.network.patch = 2
     config.method = dict(name="flow_matching", prediction="data", loss="velocity", label_dropout=0.1)
-    config.time = dict(name="logit_normal", mean=-0.8, std=0.8, high=0.95)
+    config.time = times(resolution)
     config.optimizer = dict(name="muon", learning_rate=1e-2, warmup_steps=100, decay="cosine", final_fraction=0.02)
     config.ema = dict(ema=dict(name="power", std=0.05))
     guided = dict(name="heun", steps=16, grid=dict(name="uniform"), guidance=dict(name="cfg", scale=1.5), role="ema")
@@ -170,6 +176,11 @@ def get_config(argument: str = "") -> ConfigDict:
     return config
 
 
+def times(resolution: int) -> dict[str, Any]:
+    """Of the training, for pictures of this side: see the module header."""
+    return dict(name="logit_normal", mean=round(-0.8 - math.log(resolution / 16), 3), std=0.8, high=0.95)
+
+
 def for_an_accelerator(config: ConfigDict) -> None:
     """Everything that a scene can have, at 64 x 64, by a U-Net of 64 million parameters."""
     config.name += "_accelerator"
@@ -179,6 +190,7 @@ def for_an_accelerator(config: ConfigDict) -> None:
     config.steps_per_dispatch = 20
     config.loader.threads = 12
     config.data = dict(name="shapes", resolution=64, objects=(1, 6), captions="both", textured=0.5, words=0.25)
+    config.time = times(64)
     config.text = dict(name="transformer", width=256, depth=4, heads=4)
     config.network = dict(
         name="unet", channels=96, multipliers=(1, 2, 3, 4), blocks=2, attention=(16, 8), head_channels=64

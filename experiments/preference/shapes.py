@@ -1,13 +1,14 @@
 """Tuning a text-to-image flow by the parser, as a black box on the host.
 
-    python experiments/preference/shapes.py [--tiny] [--parts flow_grpo ...] [--teacher RUN] [--work DIR] [--out DIR]
+    python experiments/preference/shapes.py [--parts flow_grpo ...] [--resolution 32] [--teacher RUN] [--tiny] [--work DIR]
 
     first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, refl, hacked
 
-The flow is trained first (configs/shapes.py, 16 x 16), and then for a while on captions of which three in ten are another
-scene's, as many of the web's are: what it knows of captions is drowned in what it was told wrongly. `--teacher` names another
-finished run. Each part goes on from it with configs/preference.py, under captions of two objects. What it has become is held
-against what it was (`first`: also under guidance, which is the other remedy), on the same new captions and from the same noise:
+The flow is trained first (configs/shapes.py, 16 x 16 or 32 x 32), and then for a while on captions of which three in ten are
+another scene's, as many of the web's are: what it knows of captions is drowned in what it was told wrongly. `--teacher` names
+another finished run. Each part goes on from it with configs/preference.py, under captions of two objects. What it has become is
+held against what it was (`first`: also under guidance, which is the other remedy), on the same new captions and from the same
+noise:
 
     caption_accuracy_2    wholly right, by the parser
     frechet               distance of EfficientNet features to real pictures
@@ -41,7 +42,9 @@ GUIDANCE = (1.5, 3.0)  # of the first model
 GRID = dict(name="uniform")
 SAMPLER = dict(name="heun", steps=16, grid=GRID, role="ema")
 SHOWN = 8  # captions in a picture
-TEACHER = "configs/shapes.py:network=small"
+TEACHER = "configs/shapes.py:network=small,resolution={}"
+SCENES = ("--config.data.sizes=('large',)", "--config.data.loose=0.0")  # the same at every resolution
+UPDATES = {16: 8_000, 32: 16_000}  # resolution -> of the pretraining
 WRONG = "--config.data.wrong=0.3"
 CARELESS = (WRONG, "--config.steps=1200", "--config.optimizer.learning_rate=5e-3")
 FEW, FALLING = {"method.rollout.steps": 8}, {"optimizer.decay": "cosine"}
@@ -86,7 +89,7 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
         own = dict(changes) if options.tiny else {**changes, **WATCH, "data.objects": (2, 2)}
         config = f"{options.root}/configs/preference.py:{argument}"
         overrides = [f"{key}={value!r}" for key, value in own.items()]
-        work = options.work / "shapes" / name
+        work = options.work / named("shapes", options) / name
         if not ended_by_watchdog(work):
             try:
                 train(options.root, config, work, *(f"--config.{change}" for change in overrides), *QUIET)
@@ -96,20 +99,27 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
         look = Look(work, options.tiny)
         receipts = [*look.measured(), *watched(work)]
         about = dict(method=name, when="tuned")
-        replace_receipts(options.out / "receipts", f"shapes_{name}", [{**receipt, **about} for receipt in receipts])
-        pictures.save_png(options.out / f"shapes_{name}.png", look.picture("watchdog_reference", "ema"))
+        published = f"{named('shapes', options)}_{name}"
+        replace_receipts(options.out / "receipts", published, [{**receipt, **about} for receipt in receipts])
+        pictures.save_png(options.out / f"{published}.png", look.picture("watchdog_reference", "ema"))
 
     return run
+
+
+def named(what: str, options: argparse.Namespace) -> str:
+    """A name for what is of this resolution: its own, but for 16."""
+    return what if options.resolution == 16 else f"{what}_{options.resolution}"
 
 
 def teacher(options: argparse.Namespace) -> pathlib.Path:
     """The run that is tuned, trained unless it is finished or another is named."""
     if options.teacher is not None:
         return options.teacher.absolute()
-    pretrained, careless = options.work / "pretrained", options.work / "careless"
-    config = f"{TEACHER}{',tiny' if options.tiny else ''}"
-    train(options.root, config, pretrained)
-    changes = (WRONG,) if options.tiny else CARELESS
+    pretrained, careless = (options.work / named(stage, options) for stage in ("pretrained", "careless"))
+    config = TEACHER.format(options.resolution) + (",tiny" if options.tiny else "")
+    steps = () if options.tiny else (f"--config.steps={UPDATES[options.resolution]}",)
+    train(options.root, config, pretrained, *SCENES, *steps)
+    changes = (*SCENES, *((WRONG,) if options.tiny else CARELESS))
     train(options.root, config, careless, *changes, f"--config.restore.student={pretrained}:ema")
     return careless
 
@@ -119,9 +129,9 @@ def first(options: argparse.Namespace) -> None:
     careless = teacher(options)
     looks = {"before": Look(careless, options.tiny, GUIDANCE)}
     if options.teacher is None:
-        looks["pretrained"] = Look(options.work / "pretrained", options.tiny)
+        looks["pretrained"] = Look(options.work / named("pretrained", options), options.tiny)
     receipts = [{**receipt, "when": when} for when, look in looks.items() for receipt in look.measured()]
-    replace_receipts(options.out / "receipts", "shapes_first", receipts)
+    replace_receipts(options.out / "receipts", f"{named('shapes', options)}_first", receipts)
 
 
 class Look:
@@ -185,6 +195,7 @@ def watched(work: pathlib.Path) -> list[dict[str, Any]]:
 
 def more(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment alone."""
+    parser.add_argument("--resolution", type=int, choices=(16, 32), default=16, help="of the scenes")
     parser.add_argument(
         "--teacher", type=pathlib.Path, help="a finished run that is tuned in place of the script's own"
     )

@@ -3,14 +3,16 @@ r"""Comparisons of scenes (data/shapes.py) under one caption, by a score that is
 | kind     | pictures of a comparison                                       | score                                      |
 | caption  | the scene that the caption was written of, once as it is and   | minus the number of colours and kinds that |
 |          | once or more with some colours and kinds changed               | are wrong                                  |
-| degraded | one scene, blurred, noisy or in blocks (data/degradations.py)  | -3 strength                                |
+| degraded | one scene, blurred, noisy or in blocks (data/degradations.py)  | minus the damage in units of 8 grey        |
+|          |                                                                | levels                                     |
 | style    | scenes that the caption fits, of other sizes, places and       | lightness of the background + share of     |
 |          | backgrounds                                                    | large objects, each from -1 to 1, times    |
 |          |                                                                | the taste for it                           |
 
 The caption says the colour and the kind of every object. What is wrong with a changed scene is counted after its objects have
 been matched with those of the caption as well as they can be: a red circle and a blue square that have changed their colours
-are two mistakes, two circles that have changed places are none.
+are two mistakes, two circles that have changed places are none. Damage is what has become of the pixels, not the strength that
+was asked for: of weak blurs nothing is left in a small picture, and nobody could tell them apart.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ from jaxtyping import Float, Int
 from flowjax.choices import choose
 from flowjax.contract import DataSpec
 from flowjax.data import draws
-from flowjax.data.degradations import DEGRADATIONS, degrade
+from flowjax.data.degradations import DEGRADATIONS, damage, degrade
 from flowjax.data.judgements import JudgedSource, Judgement, distinct_levels
 from flowjax.data.shapes import CAPTIONED, LEVELS, SceneSource, shapes, to_unit
 from flowjax.shapes import scenes
@@ -32,7 +34,7 @@ from flowjax.shapes.scenes import HELD_OUT_COLOURS, LARGE, Scene, SceneLaw
 from flowjax.shapes.vocabulary import BACKGROUNDS, COLOURS, KINDS, MOST_OBJECTS, SIZES
 
 MOST_WRONG = 3
-DEGRADED = 3.0  # the score of the strongest degradation is minus this
+DAMAGE = 8.0  # grey levels that cost a point
 _LIGHT = np.array([np.mean(colour) for colour in BACKGROUNDS.values()])
 LIGHTNESS = 2 * (_LIGHT - _LIGHT.min()) / (_LIGHT.max() - _LIGHT.min()) - 1
 
@@ -118,10 +120,10 @@ class _Drawer:
         """One picture, more or less degraded."""
         scene, conditions = self._captioned(uniforms)
         which, strength, seeds = np.split(uniforms[:, CAPTIONED:], 3, axis=1)
-        which, whole, made = (which * len(DEGRADATIONS)).astype(int), self._render(scene), []
-        for i in range(self.examples):
-            made.append(degrade(whole, which[:, i], strength[:, i], seeds[:, i]))
-        return self._stacked(made), -DEGRADED * strength, conditions
+        which, whole = (which * len(DEGRADATIONS)).astype(int), self._render(scene)
+        made = [degrade(whole, which[:, i], strength[:, i], seeds[:, i]) for i in range(self.examples)]
+        scores = -np.stack([damage(one, whole) for one in made], axis=1) / DAMAGE
+        return self._stacked(made), scores, conditions
 
     def style(self, uniforms: np.ndarray, split: str):
         """The same objects, drawn in other ways."""

@@ -48,6 +48,11 @@ def blocks(images: Images, strength: Strengths, uniforms: Float[np.ndarray, " n"
 DEGRADATIONS = {"blur": blur, "noise": noise, "blocks": blocks}
 
 
+def damage(images: Images, whole: Images) -> Float[np.ndarray, " n"]:
+    """How far pictures are from what they were: the root mean square difference, in grey levels."""
+    return np.sqrt(np.mean((images.astype(np.float64) - whole) ** 2, axis=(1, 2, 3)))
+
+
 def degrade(
     images: Images, which: np.ndarray, strength: Strengths, uniforms: Float[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n h w c"]:

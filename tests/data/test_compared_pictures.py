@@ -55,8 +55,20 @@ def test_stronger_degradations_are_further_away():
         assert error[0] == 0 and error[1] < error[2] < error[3] and error[1] > 1
     noisy = degrade(pixels[:1] // 2 + 64, np.array([1]), np.array([0.25]), uniforms[:1]) - (pixels[:1] // 2 + 64.0)
     assert abs(noisy.std() - 16) < 1  # a quarter of 64 levels
-    batch, scores = compared_shapes(kind="degraded").judged("test", 200)
-    assert -3 <= scores.min() < -2.9 and -0.1 < scores.max() <= 0
+
+
+def test_a_degraded_picture_is_scored_by_what_can_be_seen():
+    source = compared_shapes(kind="degraded", resolution=16, examples=3, sizes=("large",))
+    batch, scores = source.judged("test", 300)
+    same = (shown(batch)[:, 0] == shown(batch)[:, 1]).all(axis=(1, 2, 3))
+    assert same.any() and (scores[same, 0] == scores[same, 1]).all()  # what looks alike is worth the same
+    assert scores.max() == 0 and -8 <= scores.min() < -6
+    pixels = np.rint((shown(batch) + 1) * 127.5)
+    best, rows = scores.argmax(axis=1), np.arange(300)
+    untouched = scores[rows, best] == 0  # whole pictures are in the batch themselves
+    error = np.sqrt(((pixels - pixels[rows, best][:, None]) ** 2).mean(axis=(2, 3, 4)))
+    np.testing.assert_allclose(-8 * scores[untouched], error[untouched], atol=1e-6)
+    assert untouched.sum() > 30
 
 
 def test_taste_is_that_for_backgrounds_and_sizes():
