@@ -120,9 +120,11 @@ def distillation(folder: pathlib.Path, tiny: bool) -> list[dict]:
 
 
 def preference(folder: pathlib.Path, tiny: bool) -> list[dict]:
-    """Tuning of points, and of a text-to-image flow, which is trained first; rollouts and updates by the second."""
+    """Scores from comparisons; tuning of points, and of a text-to-image flow, trained first; rollouts by the second."""
+    script("preference/reward_model.py", tiny)
     script("preference/mixtures.py", tiny)
     script("preference/shapes.py", tiny)
+    script("preference/shapes.py", tiny, "--resolution", "32", "--parts", "first", "flow_grpo", "dance_grpo")
     return script("preference/speed.py", tiny, "--teacher", f"runs/preference{'_tiny' if tiny else ''}/careless")
 
 
