@@ -51,6 +51,7 @@ SLOWER = dict(optimizer=dict(learning_rate=3e-4))
 # case -> argument of the config, hold before FIRMNESS, and overrides: as published where one is named so.
 CASES: dict[str, tuple[str, float | None, dict]] = {
     "flow_grpo": ("method=flow_grpo", 1.0, {}),
+    "flow_grpo_fast": ("method=flow_grpo_fast", 1.0, {}),
     "dance_grpo": ("method=dance_grpo", 1.0, {}),
     "mix_grpo": ("method=mix_grpo", 1.0, {}),
     "nft": ("method=nft", 1e-4, dict(method=dict(adaptive=False, highest=0.97, slope=1.0))),

@@ -18,8 +18,8 @@ from flowjax.evaluation.run_files import SAMPLES
 POINTS = {"pair": "loss=pair", "tie": "loss=tie", "ranking": "loss=ranking,examples=5"}
 SHAPES = {
     "style": ("pair", "data=shapes,kind=style", 800),
-    "degraded": ("pair", "data=shapes,kind=degraded", 1_000),
-    "caption": ("pair", "data=shapes,kind=caption", 2_500),
+    "degraded": ("pair", "data=shapes,kind=degraded", 2_000),
+    "caption": ("pair", "data=shapes,kind=caption", 4_000),
 }
 
 
