@@ -226,6 +226,16 @@ def test_published_tuning_ends_near_the_most_there_is():
                 assert receipt["value"] > 0.95 and receipt["divergence"] > 0.3
 
 
+def test_published_reward_models_tell_nearly_as_often_as_anybody_could():
+    receipts = [r for r in published("preference") if r["metric"].startswith("comparison_accuracy")]
+    found = {(r["data"], r["loss"], r["metric"]): r["value"] for r in receipts}
+    names = {(data, loss) for data, loss, _ in found}
+    pictures = {(kind, "pair") for kind in ("style", "degraded", "caption")}
+    assert names == pictures | {("points", loss) for loss in ("pair", "tie", "ranking")}
+    for name in names:
+        assert found[*name, "comparison_accuracy"] > found[*name, "comparison_accuracy_best"] - 0.02, name
+
+
 @pytest.mark.parametrize("method", ["flow_grpo", "dance_grpo"])
 def test_published_tuning_by_the_parser_halves_the_error_of_two_objects(method):
     receipts = [r for r in published("preference") if r.get("part") in ("shapes_first", f"shapes_{method}")]
