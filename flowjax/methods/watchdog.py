@@ -15,9 +15,10 @@ the same noise. The figures, all of them named `watchdog_...`:
 Samples are drawn by the midpoint rule. A student of few steps is no flow: it is watched by its own `sampler`, and has no
 divergence. Where there is one, reward against divergence is the curve that a run has to be judged by, and the report draws
 it. A reward that is exploited shows in a held-out one that falls while its own still rises, in a spread that goes to nothing,
-or in a divergence without end. A policy whose steps are nearly all clipped moves too fast, and one whose groups are nearly
-all flat has nothing left to learn.
-With a limit for any of these the run stops there, with a checkpoint, and says why.
+or in a divergence without end. A policy whose steps are nearly all clipped moves too fast, one whose groups are nearly all flat
+has nothing left to learn, and where many rewards fail, most samples teach nothing.
+With a limit for any of these the run ends there, with a checkpoint, and says why; so it does, limits or not, where samples are
+no numbers.
 """
 
 import dataclasses
@@ -78,6 +79,7 @@ def reference(
     least_gain: float | None = None,
     largest_flat: float | None = None,
     largest_clipped: float | None = None,
+    largest_failed: float | None = None,
 ) -> Method:
     """Holds the tuned model against the one it began as.
 
@@ -99,6 +101,8 @@ def reference(
       largest_flat: share of the groups of rollouts that teach nothing, above which it stops.
       largest_clipped: share of the steps of a policy that have moved as far as they may, above which it stops; they move
         between the updates of one rollout.
+      largest_failed: share of the samples of a rollout whose worth is not known, of rewards that fail and are skipped, above
+        which it stops.
     """
     if role not in method.roles:
         raise ValueError(
@@ -116,6 +120,12 @@ def reference(
             raise ValueError(
                 f"watchdog.{name} is {limit}, and '{config.method.name}' measures nothing of the kind. Drop it."
             )
+    skips = config.method.get("failures", "stop") == "skip" and "collect/failed" in method.readings
+    if largest_failed is not None and not skips:
+        raise ValueError(
+            f"watchdog.largest_failed is {largest_failed}, and here no sample is left out: the first reward that fails ends "
+            "the run. Set method.failures='skip', in a method that learns from samples of its own, or drop the limit."
+        )
     if least_gain is not None and not rewards:
         raise ValueError("watchdog.least_gain is of held-out rewards, and watchdog.rewards names none.")
     choose("watchdog.divergence", divergence, dict.fromkeys(DIVERGENCES))
@@ -171,16 +181,25 @@ def reference(
         return {**found, **{f"reward_{name}": worth[name] for name in specs}, **gains}
 
     def watch(step: int, seen: Mapping[str, float]) -> str | None:
-        limits = [(f"{NAME}_divergence", largest_divergence, 1), (f"{NAME}_spread_kept", least_spread, -1)]
-        limits += [(f"{NAME}_gain_{name}", least_gain, -1) for name in rewards or {}]
-        limits += [("collect/flat", largest_flat, 1)]
-        limits += [(name, largest_clipped, 1) for name in seen if name.rpartition("/")[2] == "clipped"]
-        for name, limit, side in limits:
+        if np.isnan(seen.get(f"{NAME}_spread", 0.0)):  # a limit or none: nothing comes back from there
+            return f"the watchdog saw {NAME}_spread nan: the samples of '{role}' are no numbers any more"
+        limits = [
+            (f"{NAME}_divergence", "largest_divergence", largest_divergence),
+            (f"{NAME}_spread_kept", "least_spread", least_spread),
+            *((f"{NAME}_gain_{name}", "least_gain", least_gain) for name in rewards or {}),
+            ("collect/flat", "largest_flat", largest_flat),
+            ("collect/failed", "largest_failed", largest_failed),
+            *((name, "largest_clipped", largest_clipped) for name in seen if name.rpartition("/")[2] == "clipped"),
+        ]
+        for name, option, limit in limits:
             if limit is None or name not in seen:
                 continue
-            value, lost = seen[name], name == f"{NAME}_divergence" and np.isnan(seen[name])
-            if lost or side * value > side * limit:  # a gain that is NaN is a reward that failed, and says nothing
-                return f"the watchdog saw {name} {value:.4g}, {'above' if side > 0 else 'below'} its limit {limit:g}"
+            value, above = seen[name], option.startswith("largest")
+            # A gain that is NaN is a reward that failed, and says nothing; any other is lost.
+            lost = np.isnan(value) and option != "least_gain"
+            if lost or (value > limit if above else value < limit):
+                side = "above" if above else "below"
+                return f"the watchdog saw {name} {value:.4g}, {side} its limit {limit:g} (config.watchdog.{option})"
         return method.watch(step, seen) if method.watch is not None else None
 
     words = {f"reward_{name}": "The mean of this reward." for name in specs}

@@ -18,6 +18,10 @@ HELD = dict(near=dict(name="quadratic", centre=MEAN))
 POLICY = dict(
     method=dict(name="flow_grpo", rewards=RIGHT, rollout=dict(name="flow_grpo", steps=4), group_size=GROUP, clip=0.2)
 )
+FEW_STEPS = dict(name="consistency", steps=2)
+SKIPPING = dict(
+    method=dict(name="nft", rewards=RIGHT, rollout=dict(name="heun", steps=4), group_size=GROUP, failures="skip")
+)
 
 
 class Source:
@@ -124,15 +128,26 @@ def test_the_first_model_has_neither_cost_nor_gain():
         (dict(), dict(divergence=1e9), None),
         (dict(largest_divergence=2.0), dict(), None),
         (dict(largest_flat=0.9), {"collect/flat": 0.95}, "collect/flat 0.95, above its limit 0.9"),
+        (dict(least_spread=0.5), dict(spread_kept=np.nan), "watchdog_spread_kept nan"),
+        (dict(), dict(spread=np.nan, spread_kept=np.nan), "no numbers"),
+        (dict(sampler=FEW_STEPS), dict(spread=np.nan, spread_kept=np.nan), "no numbers"),
+        (dict(SKIPPING, largest_failed=0.5), {"collect/failed": 0.6}, "collect/failed 0.6, above its limit 0.5"),
+        (dict(SKIPPING, largest_failed=0.5), {"collect/failed": 0.5}, None),
         (dict(POLICY, largest_clipped=0.5), {"clipped": 0.6}, "clipped 0.6, above its limit 0.5"),
         (dict(POLICY, largest_clipped=0.5), {"policy/clipped": 0.6}, "policy/clipped 0.6, above its limit 0.5"),
         (dict(POLICY, largest_clipped=0.5), {"clipped": 0.4, "collect/flat": 1.0}, None),
     ],
 )
 def test_it_stops_at_its_limits(options, seen, reason):
-    full = lambda name: name if name.endswith(("clipped", "flat")) else f"watchdog_{name}"
+    full = lambda name: name if name.endswith(("clipped", "flat", "failed")) else f"watchdog_{name}"
     found = watched(**options).watch(1, {full(name): value for name, value in seen.items()})
     assert found is None if reason is None else reason in found
+
+
+def test_samples_that_are_no_numbers_are_seen_whatever_they_are_drawn_with():
+    method = watched(sampler=FEW_STEPS, count=64)
+    found = figures(method, np.nan)
+    assert "no numbers" in method.watch(1, found)
 
 
 def test_what_is_far_grows_with_the_elements_of_an_example():
@@ -156,6 +171,7 @@ def test_a_method_without_rewards_is_watched_too():
         (dict(largest_divergence="fra"), "largest_divergence is 'fra'"),
         (dict(least_gain=0.0), "names none"),
         (dict(method=dict(name="flow_matching"), largest_flat=0.9), "measures nothing of the kind"),
+        (dict(largest_failed=0.5), "the first reward that fails ends the run"),
         (dict(rewards=RIGHT), "which is a reward of the method"),
         (dict(guidance=dict(name="cfg", scale=2.0)), "no condition to drop"),
         (dict(sampler=dict(name="euler", steps=1), largest_divergence=2.0), "which have no divergence"),
