@@ -2,7 +2,8 @@ r"""One update: the due phases' losses, gradients and optimizers, then the track
 
 A loss returns one value per example. With mask m and the whole batch's total M = sum m, the objective of a phase is
 sum_i m_i value_i / M, computed micro-batch by micro-batch: the sum over micro-batches of their gradients is exactly the
-gradient of the whole, padded rows included. Under pmap the sums run over the devices as well.
+gradient of the whole, padded rows included. Under pmap the sums run over the devices as well. Where M = 0 a batch of a rollout
+teaches nothing, and what is trained stays as it was, its optimizer too.
 
 This function knows no algorithm: which phases are due is decided by the caller, on the host.
 """
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from flowjax.arrays import expand_to
 from flowjax.contract import Batch, Method, Metrics, Params, Phase
@@ -44,6 +45,9 @@ def make_update(
     def update(state: State, batch: Batch, root: Key[Array, ""]) -> tuple[State, Metrics]:
         params, optimizer = dict(state.params), dict(state.optimizer)
         batch = with_step(batch, state.step)
+        # Rollouts can leave nothing to learn from, when every reward failed. Momentum and weight decay would still move what
+        # is trained, on no data. Tracked roles go on: they follow one that stands still.
+        told = _total(batch, axis) > 0 if method.collect is not None else None
         metrics: dict[str, Array] = {}
         finite = jnp.ones((), bool)
         for name in due:
@@ -52,7 +56,10 @@ def make_update(
             loss, gradients, extra = phase_gradients(phase, params, batch, key, accumulation, axis, constrain)
             norm = optax.tree.norm(gradients)
             finite &= jnp.isfinite(loss) & jnp.isfinite(norm)
+            before = dict(params), dict(optimizer)
             apply_gradients(method, phase, gradients, params, optimizer)
+            if told is not None:
+                params, optimizer = _chosen(told, (params, optimizer), before)
             prefix = f"{name}/" if len(method.phases) > 1 else ""
             metrics |= {prefix + key: value for key, value in dict(loss=loss, grad_norm=norm, **extra).items()}
         for name, role in method.roles.items():
@@ -61,11 +68,22 @@ def make_update(
         new = State(state.step + 1, params, optimizer, state.healthy)
         if guard:
             healthy = state.healthy & finite
-            new = jax.tree.map(lambda fresh, old: jnp.where(healthy, fresh, old), new, state).replace(healthy=healthy)
+            new = _chosen(healthy, new, state).replace(healthy=healthy)
             metrics["healthy"] = healthy
         return new, metrics
 
     return update
+
+
+def _total(batch: Batch, axis: str | None) -> Float[Array, ""]:
+    """M = sum m of the whole batch, on every device."""
+    total = jnp.sum(batch["mask"])
+    return total if axis is None else jax.lax.psum(total, axis)
+
+
+def _chosen(condition: Bool[Array, ""], fresh: PyTree, old: PyTree) -> PyTree:
+    """One of two trees of the same shape, by a single number."""
+    return jax.tree.map(lambda new, before: jnp.where(condition, new, before), fresh, old)
 
 
 def with_step(batch: Batch, step: int | Int[Array, ""]) -> Batch:
@@ -94,9 +112,7 @@ def phase_gradients(
     """The masked mean loss of a phase over the whole batch, its gradients by role, and its averaged metrics."""
     trained = {role: params[role] for role in phase.trains}
     rest = {role: tree for role, tree in params.items() if role not in trained}
-    total = jnp.sum(batch["mask"])
-    if axis is not None:
-        total = jax.lax.psum(total, axis)
+    total = _total(batch, axis)
     # A batch of nothing but padding has no gradient; the maximum keeps it zero instead of 0/0.
     scale = 1.0 / jnp.maximum(total, 1.0)
 

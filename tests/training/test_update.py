@@ -1,5 +1,7 @@
 """Updates against NumPy: masks, accumulation, phases, tracked roles, the guard, and every executor the same."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 from toys import WIDTH, host, regression, regression_batch, squared_error, toy_config
 
-from flowjax.contract import Method, Phase, Role, Track
+from flowjax.contract import Collect, Method, Phase, Role, Track
 from flowjax.training.executors import JitExecutor, PmapExecutor, pad_stack
 from flowjax.training.state import initial_state, step_key
 from flowjax.training.update import TIME_BINS, follow, make_update, phase_gradients
@@ -121,6 +123,50 @@ def test_guard_keeps_the_state_from_the_first_bad_update_on():
     jax.tree.map(np.testing.assert_array_equal, host(state.replace(healthy=jnp.bool_(True))), three)
 
 
+VARIANTS = {
+    "replicated": dict(),
+    "zero1": dict(sharding="zero1"),
+    "zero2": dict(sharding="zero2", gradient_accumulation=2),
+    "zero3": dict(sharding="zero3"),
+    "zero3 on a 2x4 mesh": dict(sharding="zero3", mesh=dict(data=2, fsdp=4, tensor=1)),
+    "tensor": dict(mesh=dict(data=0, fsdp=1, tensor=4), partition_rules=((".*/w", (None, "tensor")),)),
+    "pmap": dict(parallel="pmap"),
+    "pmap, accumulated": dict(parallel="pmap", gradient_accumulation=2),
+}
+
+
+def weighed():
+    """The regression on rollouts, whose batches may be all masked, by an optimizer that moves without a gradient."""
+    method = regression(optax.adamw(1e-2, weight_decay=0.1))
+    collect = Collect(lambda params, batch, key: {}, lambda made, scores, step: [], every=1)
+    return dataclasses.replace(method, collect=collect)
+
+
+@pytest.mark.parametrize("name", ["replicated", "zero2", "zero3", "pmap", "pmap, accumulated"])
+def test_an_update_without_a_single_sample_moves_nothing_that_is_trained(name):
+    config = toy_config(steps_per_dispatch=1, **VARIANTS[name])
+    executor = {"jit": JitExecutor, "pmap": PmapExecutor}[config.parallel](weighed(), config)
+    batches = regression_batch(0, stack=3)
+    batches["mask"][1:] = 0.0
+    batches["mask"][2, 5] = 1.0  # of one device alone: all of them move
+    states = [executor.start()]
+    for step in range(3):
+        last = jax.tree.map(jnp.copy, states[-1])  # what is given away cannot be looked at
+        states[-1], batch = host(executor.logical(states[-1])), {k: v[step : step + 1] for k, v in batches.items()}
+        states.append(executor.run(last, batch, ("fit",), 1)[0])
+    if config.parallel == "pmap":  # every device has decided alike
+        copies = np.asarray(states[-1].params["student"]["w"])
+        np.testing.assert_array_equal(copies, np.broadcast_to(copies[:1], copies.shape))
+    _, one, two, three = [*states[:3], host(executor.logical(states[3]))]
+    jax.tree.map(np.testing.assert_array_equal, one.optimizer, two.optimizer)
+    np.testing.assert_array_equal(one.params["student"]["w"], two.params["student"]["w"])
+    assert int(two.step) == int(one.step) + 1
+    follows = one.params["ema"]["w"] + 0.1 * (one.params["student"]["w"] - one.params["ema"]["w"])
+    np.testing.assert_allclose(two.params["ema"]["w"], follows, rtol=1e-5, atol=1e-7)  # of one that stands still
+    assert np.abs(three.params["student"]["w"] - two.params["student"]["w"]).min() > 0
+    assert int(three.optimizer["student"][0].count) == 2
+
+
 def run_executor(executor, dispatches):
     state, losses = executor.start(), []
     for count, batches in dispatches:
@@ -143,18 +189,6 @@ def reference(batches):
         state, metrics = update(state, as_jax({k: v[i] for k, v in batches.items()}), jax.random.key(0))
         losses.append(float(metrics["loss"]))
     return host(state), np.array(losses)
-
-
-VARIANTS = {
-    "replicated": dict(),
-    "zero1": dict(sharding="zero1"),
-    "zero2": dict(sharding="zero2", gradient_accumulation=2),
-    "zero3": dict(sharding="zero3"),
-    "zero3 on a 2x4 mesh": dict(sharding="zero3", mesh=dict(data=2, fsdp=4, tensor=1)),
-    "tensor": dict(mesh=dict(data=0, fsdp=1, tensor=4), partition_rules=((".*/w", (None, "tensor")),)),
-    "pmap": dict(parallel="pmap"),
-    "pmap, accumulated": dict(parallel="pmap", gradient_accumulation=2),
-}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
