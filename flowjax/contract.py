@@ -167,6 +167,8 @@ class Collect:
       chunks: into how many equal parts a data batch is cut. All get the same key, as the micro-batches of a loss do: draws
         that follow the rows (arrays.example_keys) do not depend on the number of chunks.
       metrics: (rollout arrays, scores) -> figures for the logs (mean reward, share of failures).
+      drawn: how many examples one collection draws, where its batches share them out; None where each of the `every` batches
+        has config.batch_size of them, new ones or once more.
       get_state: what the host remembers between collections (running means of rewards), as plain JSON values.
       set_state: takes what get_state gave, from a checkpoint.
     """
@@ -177,6 +179,7 @@ class Collect:
     score: Callable[[PyTree], PyTree] | None = None
     chunks: int = 1
     metrics: Callable[[PyTree, PyTree], Mapping[str, float]] | None = None
+    drawn: int | None = None
     get_state: Callable[[], Any] | None = None
     set_state: Callable[[Any], None] | None = None
 

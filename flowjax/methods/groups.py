@@ -132,6 +132,7 @@ class Groups:
             score=score,
             chunks=self.chunks,
             metrics=self._figures,
+            drawn=self.batch_size,
         )
 
     def worth(self, made: Mapping[str, Any], scores: Mapping[str, np.ndarray] | None) -> Float[np.ndarray, " n"]:

@@ -81,13 +81,14 @@ def training_receipts(job: Job, measured: Sequence[Mapping[str, Any]]) -> list[d
     if not lines:
         return []
     last = lines[-1]
+    status = run_files.read_json(job.directory / run_files.STATUS) or {}
     where = measured[0] if measured else dict.fromkeys(("commit", "hardware", "command"), "not recorded")
     about = dict(
         {name: where[name] for name in ("commit", "hardware", "command")},
         config=job.config,
         config_path=run_files.CONFIG,
         seed=job.config["seed"],
-        images_seen=last["step"] * job.config["batch_size"],
+        images_seen=status.get("images", last["step"] * job.config["batch_size"]),
         seconds=last["seconds"],
         sampler="none",
         nfe=None,

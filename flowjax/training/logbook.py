@@ -117,7 +117,7 @@ class Logbook:
         elapsed = now - self._last_time
         used = self._meter.utilisation(elapsed)
         speed = dict(
-            images_per_second=(step - self._last_step) * self.config.batch_size / max(elapsed, 1e-9),
+            images_per_second=self.run.images(step - self._last_step) / max(elapsed, 1e-9),
             data_wait=data_wait(self._waited, elapsed),
             **({} if used is None else {"mfu": used}),
         )
@@ -175,9 +175,8 @@ class Logbook:
 
     def status(self, state: str, step: int, message: str = "") -> None:
         """running, finished, stopped or failed: what the report says at its top."""
-        self._write(
-            run_files.STATUS, json.dumps(dict(state=state, step=step, total=self.config.steps, message=message))
-        )
+        about = dict(state=state, step=step, total=self.config.steps, message=message, images=self.run.images(step))
+        self._write(run_files.STATUS, json.dumps(about))
 
     def seconds(self) -> float:
         """Seconds of this run, those before a resume included."""

@@ -25,7 +25,7 @@ def receipt_of(run: Run, metric: str, value: float, step: int, seconds: float, *
         config=config.to_dict(),
         config_path=run_files.CONFIG,
         seed=config.seed,
-        images_seen=step * config.batch_size,
+        images_seen=run.images(step),
         seconds=seconds,
         step=step,
         **about,

@@ -105,6 +105,13 @@ class Run:
             name: jax.tree.map(np.asarray, read_role(name, role, self.config.seed)) for name, role in wanted.items()
         }
 
+    def images(self, steps: int) -> int:
+        """How many examples so many updates learn from, repetitions counted: of a rollout those that were drawn for them."""
+        collect = self.method.collect
+        if collect is None or collect.drawn is None:
+            return steps * self.config.batch_size
+        return steps * collect.drawn // collect.every
+
     def iterator(self) -> BatchIterator:
         """This process's training batches, coupled, from the first step on."""
         config = self.config

@@ -166,6 +166,18 @@ def test_what_a_student_of_few_steps_is_not_tuned_by_is_refused(base):
             load(f"configs/preference.py:tiny,run={base},{options},sampler=own")
 
 
+def test_only_what_was_drawn_is_counted(base, tmp_path):
+    """Two updates share a rollout of 32: each learns from 16 of them."""
+    watch = ("--config.when.evaluate.at_percent=(100,)", "--config.evaluators={}")
+    folder = tuned(base, tmp_path, ",method=nft", *watch, "--config.method.updates=2")
+    receipts = [json.loads(file.read_text()) for file in (folder / "receipts").glob("*.json")]
+    assert {(receipt["step"], receipt["images_seen"]) for receipt in receipts} == {(4, 4 * 16)}
+    first, last = [line for line in read_lines(folder / "metrics.jsonl") if "loss" in line]
+    between = last["training_seconds"] - first["training_seconds"]
+    assert last["images_per_second"] * between == pytest.approx((last["step"] - first["step"]) * 16, rel=0.05)
+    assert json.loads((folder / "status.json").read_text())["images"] == 64
+
+
 def test_the_watchdog_measures_as_a_run_is_evaluated_and_stops_it_at_a_limit(base, tmp_path, capsys):
     # Along the path even the smallest move costs something; likelihoods of 32 samples say it with an error.
     evaluated = [*QUIET[:2], "--config.evaluators={}", "--config.watchdog.divergence=path"]
