@@ -60,6 +60,15 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
+# Single entries that may change as well: when a watched run has to end. All else of a watchdog is part of the state.
+LIMITS = tuple(
+    f"watchdog.{limit}"
+    for limit in (
+        "largest_divergence", "least_spread", "least_gain", "largest_flat", "largest_clipped", "largest_failed",
+    )
+)  # fmt: skip
+
+
 class ConfigError(ValueError):
     """A config that cannot be run; the message says which key, what was expected and how to fix it."""
 
@@ -406,7 +415,7 @@ def refuse_another_run(config: ConfigDict, saved: Mapping[str, Any], step: int) 
     changed = [
         f"{path}: {then.get(path, 'not there')!r} then, {now.get(path, 'not there')!r} now"
         for path in sorted(now.keys() | then.keys())
-        if path.split(".")[0] not in CHANGEABLE and now.get(path) != then.get(path)
+        if path.split(".")[0] not in CHANGEABLE and path not in LIMITS and now.get(path) != then.get(path)
     ]
     if changed:
         shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")

@@ -216,7 +216,8 @@ class Method:
       checks: name -> (params, batch, key) -> CheckResult, run by `--mode=check` beside the general ones.
       measures: name -> Measure.
       watch: (step, averaged metrics of a log line and what was measured, where there are such) -> None, or the reason to
-        stop the run here, with a checkpoint.
+        end the run here, with a checkpoint. Started again, such a run goes on only where the same figures are no reason
+        any more.
       readings: metric, or phase/metric -> what it is and how its curve looks when all is well: the report's captions.
 
     Tracked roles follow in the order of `roles`: one that tracks a tracked role sees it before or after its own move

@@ -16,7 +16,7 @@ from flowjax import sweep as hyper
 from flowjax.config import ConfigError
 from flowjax.evaluation import tables
 from flowjax.evaluation.receipts import make_receipt, write_receipt
-from flowjax.evaluation.run_files import write_atomically
+from flowjax.evaluation.run_files import plain, write_atomically
 from flowjax.sweep import __main__ as command_line
 from flowjax.sweep import launch, results
 from flowjax.sweep.jobs import Job, as_text, label, plan, short_names, telling
@@ -243,6 +243,34 @@ def test_choosing_runs_keeps_the_results_of_the_others(tmp_path, capsys, monkeyp
     (unfinished / "status.json").write_text(json.dumps(dict(state="stopped", step=30)))
     assert command_line.main([*arguments, "--only", "*rate=0.001*"]) == 0
     assert table() == [["| 0.001", "2 ± 1.41"], ["| 0.003", "3"]]
+
+
+def test_a_run_that_its_watchdog_has_ended_is_told_of_and_not_started_again(tmp_path, capsys, monkeypatch):
+    started = []
+
+    class Watched(StubProcess):
+        """It finishes, or of seed 1 is ended by its watchdog."""
+
+        def __init__(self, job, environment):
+            super().__init__(job, environment)
+            if job.config["seed"] == 1:
+                about = dict(state="stopped", step=30, message="the watchdog saw it", watched=dict(gain=1.0))
+                (job.directory / "status.json").write_text(json.dumps(about))
+                (job.directory / "config.json").write_text(json.dumps(plain(job.config)))
+                self.code = 143
+
+    monkeypatch.setattr(launch, "start_process", lambda *given: started.append(given) or Watched(*given))
+    body = "hyper.sweep('seed', [0, 1])"
+    arguments = ["--config", config_file(tmp_path, body), "--out", str(tmp_path / "out"), "--workers", "1"]
+    for count in (2, 0):
+        assert command_line.main(arguments) == 0
+        told = capsys.readouterr()
+        assert "was ended by its watchdog at step 30: the watchdog saw it" in told.err and "seed=1" in told.err
+        assert len(started) == count and (": ended after" in told.out) == (count > 0)
+        started.clear()
+    assert "1 finished before, 1 ended by their watchdogs, 0 to run" in told.out
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [run["state"] for run in manifest["runs"]] == ["finished", "ended"]
 
 
 def test_ctrl_c_ends_the_children_and_starts_no_more(tmp_path):

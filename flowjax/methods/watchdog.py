@@ -18,7 +18,8 @@ it. A reward that is exploited shows in a held-out one that falls while its own 
 or in a divergence without end. A policy whose steps are nearly all clipped moves too fast, one whose groups are nearly all flat
 has nothing left to learn, and where many rewards fail, most samples teach nothing.
 With a limit for any of these the run ends there, with a checkpoint, and says why; so it does, limits or not, where samples are
-no numbers.
+no numbers. Started again it says so once more and does not train, until the limit is widened: limits may change when a run goes
+on (config.LIMITS).
 """
 
 import dataclasses
@@ -183,6 +184,7 @@ def reference(
     def watch(step: int, seen: Mapping[str, float]) -> str | None:
         if np.isnan(seen.get(f"{NAME}_spread", 0.0)):  # a limit or none: nothing comes back from there
             return f"the watchdog saw {NAME}_spread nan: the samples of '{role}' are no numbers any more"
+        further = "(to go on, widen --config.watchdog.{}, or set it to None)"
         limits = [
             (f"{NAME}_divergence", "largest_divergence", largest_divergence),
             (f"{NAME}_spread_kept", "least_spread", least_spread),
@@ -199,7 +201,7 @@ def reference(
             lost = np.isnan(value) and option != "least_gain"
             if lost or (value > limit if above else value < limit):
                 side = "above" if above else "below"
-                return f"the watchdog saw {name} {value:.4g}, {side} its limit {limit:g} (config.watchdog.{option})"
+                return f"the watchdog saw {name} {value:.4g}, {side} its limit {limit:g} {further.format(option)}"
         return method.watch(step, seen) if method.watch is not None else None
 
     words = {f"reward_{name}": "The mean of this reward." for name in specs}

@@ -1,14 +1,15 @@
 """The command line: python -m flowjax.sweep --config configs/points.py[:argument] --out DIR [--config.key=value ...].
 
 The config file's sweep() says which points to run. All configs are loaded and their methods built before the first
-is launched. A finished run of the same config is left alone, an unfinished one goes on from its checkpoint, a failed
-one is tried again, from its checkpoint if it has one. DIR then holds
+is launched. A finished run of the same config is left alone, and so is one that its watchdog has ended; an unfinished one
+goes on from its checkpoint, a failed one is tried again, from its checkpoint if it has one. DIR then holds
 
     runs/NAME/       the run directories, with log.txt      manifest.json   what each run sets, and how it stands
     receipts/        those of all runs, in one folder       results.md, results.png   one table, one figure
 
-The exit status is 0 when all runs finished, 1 when one failed, 2 when nothing was launched because of a mistake, and
-130 after Ctrl-C, which lets the running ones save a checkpoint.
+The results are of runs that finished. The exit status is 0 when all runs finished or were ended by their watchdogs, 1
+when one failed, 2 when nothing was launched because of a mistake, and 130 after Ctrl-C, which lets the running ones save
+a checkpoint.
 """
 
 import argparse
@@ -106,10 +107,12 @@ def _run(options: argparse.Namespace, jobs: list, chosen: list, environ: dict[st
     from flowjax.sweep import launch, results
 
     done = [job for job in chosen if job.finished()]
-    due = [job for job in chosen if not job.finished()]
+    over = [job for job in chosen if job.ended()]
+    due = [job for job in chosen if job not in done and job not in over]
     said = command(["flowjax/sweep.py", *sys.argv[1:]])
     results.manifest(jobs, options.out, said)
-    print(f"{len(chosen)} runs in {options.out}: {len(done)} finished before, {len(due)} to run", flush=True)
+    ended = f"{len(over)} ended by their watchdogs, " if over else ""
+    print(f"{len(chosen)} runs in {options.out}: {len(done)} finished before, {ended}{len(due)} to run", flush=True)
     count = 0
 
     def report(result: Any) -> None:
@@ -131,12 +134,14 @@ def _run(options: argparse.Namespace, jobs: list, chosen: list, environ: dict[st
         results.manifest(jobs, options.out, said)
         print("flowjax: stopped; the same command goes on from the checkpoints", file=sys.stderr)
         return 130
-    failed = [result for result in outcomes if result.state != "finished"]
+    failed = [result for result in outcomes if result.state not in ("finished", "ended")]
     # Of the whole sweep, not of those chosen by --only: runs that finished before stay in the table.
     finished = [job for job in jobs if job.finished() and job.name not in {result.job.name for result in failed}]
     if finished:
         title = f"Sweep of {pathlib.Path(options.config.partition(':')[0]).stem}"
         print(f"results: {results.write_results(finished, options.out, title, options.metric)}")
+    for job in [*over, *(result.job for result in outcomes if result.state == "ended")]:
+        print(f"\n{job.name} was ended by its watchdog {job.why()}", file=sys.stderr)
     for result in failed:
         print(f"\n{result.job.name} {result.state}; its log, {result.job.log}, ends with", file=sys.stderr)
         print("\n".join("    " + line for line in result.tail.splitlines()), file=sys.stderr)

@@ -54,14 +54,28 @@ class Job:
         return self.directory / "log.txt"
 
     def state(self) -> str:
-        """new, running, stopped, failed or finished, as the run's own status.json says."""
+        """new, running, stopped, ended (by its watchdog), failed or finished, as the run's own status.json says."""
         status = run_files.read_json(self.directory / run_files.STATUS)
-        return "new" if status is None else status["state"]
+        if status is None:
+            return "new"
+        return "ended" if status["state"] == "stopped" and status.get("watched") else status["state"]
+
+    def why(self) -> str:
+        """What the run's own status.json says of how it stands, in words."""
+        status = run_files.read_json(self.directory / run_files.STATUS) or {}
+        return f"at step {status['step']}: {status['message']}" if status.get("message") else ""
 
     def finished(self) -> bool:
         """Whether there is a finished run of exactly this config."""
+        return self._came_to("finished")
+
+    def ended(self) -> bool:
+        """Whether there is a run of exactly this config that its watchdog has ended: started again, it would not train."""
+        return self._came_to("ended")
+
+    def _came_to(self, state: str) -> bool:
         kept = run_files.read_json(self.directory / run_files.CONFIG)
-        return self.state() == "finished" and kept == run_files.plain(self.config)
+        return self.state() == state and kept == run_files.plain(self.config)
 
 
 def plan(

@@ -31,7 +31,7 @@ class Outcome:
 
     Attributes:
       job: the job.
-      state: finished, failed, stopped (a checkpoint was saved) or new (never started).
+      state: finished, failed, stopped (a checkpoint was saved), ended (by its watchdog) or new (never started).
       seconds: of this launch.
       tail: the last lines of its log, when it failed.
     """
@@ -105,6 +105,8 @@ def outcome(job: Job, code: int | None, seconds: float) -> Outcome:
     state = job.state()
     if code == 0 and state == "finished":
         return Outcome(job, "finished", seconds)
+    if code == 143 and state == "ended":
+        return Outcome(job, "ended", seconds)
     if code == 143 or (code is not None and code < 0 and state == "stopped"):
         return Outcome(job, "stopped", seconds)
     lines = job.log.read_text(errors="replace").splitlines() if job.log.exists() else []

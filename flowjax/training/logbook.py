@@ -173,9 +173,17 @@ class Logbook:
             )
         return values
 
-    def status(self, state: str, step: int, message: str = "") -> None:
-        """running, finished, stopped or failed: what the report says at its top."""
+    def status(self, state: str, step: int, message: str = "", watched: Mapping[str, float] | None = None) -> None:
+        """running, finished, stopped or failed: what the report says at its top.
+
+        Args:
+          state: one of these.
+          step: updates done.
+          message: why.
+          watched: the figures for which the method's watch has ended the run, if it did.
+        """
         about = dict(state=state, step=step, total=self.config.steps, message=message, images=self.run.images(step))
+        about |= dict(watched=run_files.plain(watched)) if watched else {}
         self._write(run_files.STATUS, json.dumps(about))
 
     def seconds(self) -> float:

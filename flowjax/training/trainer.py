@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from flowjax import disk
 from flowjax.config import ConfigError, Schedule
 from flowjax.contract import Batch
+from flowjax.evaluation import run_files
 from flowjax.models.stored import stored_steps
 from flowjax.training import guard
 from flowjax.training.checkpoints import Checkpoints
@@ -33,10 +34,11 @@ from flowjax.training.update import make_update
 IN_FLIGHT = 2  # dispatches whose metrics have not been looked at yet
 RECENT = 4  # batches in the dump of a NaN
 ASKED = "asked to stop"
+ENDED = "the same command does not go on from here"
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop (SIGTERM, Ctrl-C, its own watch), saved a checkpoint and can go on; exit status 143."""
+    """The run was asked to stop (SIGTERM, Ctrl-C) or ended by its own watch, and has a checkpoint; exit status 143."""
 
 
 class Trainer:
@@ -61,6 +63,7 @@ class Trainer:
         self.in_flight: collections.deque = collections.deque()
         self.recent: collections.deque = collections.deque(maxlen=RECENT)  # (step, host batch), for the dump of a NaN
         self.stop_reason = ""
+        self.watched: dict[str, float] = {}  # what made the method's watch end the run; empty unless it did
 
     def due(self, event: str, done: int) -> bool:
         """Whether an event happens after `done` steps. Checkpoints wait for the end of a collection period."""
@@ -88,6 +91,7 @@ class Trainer:
         if position is not None:
             self.feed.set_state(position["feed"])
             self.logbook.sums.set_state(position["log"])
+        self._refuse_if_ended(step, checkpoints)
         self.logbook.open(step)
         dispatches = 0
         previous = self._catch_signals()
@@ -159,8 +163,10 @@ class Trainer:
             if self.due("evaluate", step):
                 measured = self.logbook.evaluate(step, logical)
                 seen |= measured
-            if seen and self.run.method.watch is not None:
-                self.stop_reason = self.stop_reason or self.run.method.watch(step, seen) or ""
+            watch = None if self.watched else self.run.method.watch
+            if seen and watch is not None and (reason := watch(step, seen)):
+                # Of a run that was asked to stop as well: it must not go on from here.
+                self.stop_reason, self.watched = reason, seen
         finally:  # a picture or a measurement that fails must not cost the training behind it
             if self.due("checkpoint", step):
                 self._save(step, state, checkpoints, measured)
@@ -205,13 +211,26 @@ class Trainer:
         if step not in checkpoints.steps():
             self._save(step, state, checkpoints, measured)
         checkpoints.wait()
-        self.logbook.status("stopped", step, f"{self.stop_reason}; the same command goes on from here")
-        if jax.process_index() == 0:
-            print(
-                f"flowjax: stopped at step {step}: {self.stop_reason}; the same command goes on from here",
-                file=sys.stderr,
-            )
+        after = ENDED if self.watched else "the same command goes on from here"
+        self.logbook.status("stopped", step, f"{self.stop_reason}; {after}", self.watched)
+        _told(f"stopped at step {step}: {self.stop_reason}; {after}")
         raise Stopped(143)
+
+    def _refuse_if_ended(self, step: int, checkpoints: Checkpoints) -> None:
+        """Does not train on what the watch has ended, unless it would let the same figures pass by now."""
+        status = run_files.read_json(self.run.workdir / run_files.STATUS) or {}
+        seen = {name: run_files.number(value) for name, value in status.get("watched", {}).items()}
+        if not seen or status["step"] != step or step == self.config.steps or self.run.method.watch is None:
+            return
+        if reason := self.run.method.watch(step, seen):
+            _told(f"this run was ended at step {step}, and nothing was trained: {reason}")
+            self._close(checkpoints)
+            raise Stopped(143)
+
+
+def _told(message: str) -> None:
+    if jax.process_index() == 0:
+        print(f"flowjax: {message}", file=sys.stderr)
 
 
 def train(run: Run) -> State:

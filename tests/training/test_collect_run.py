@@ -1,5 +1,6 @@
 """Training on rollouts through the whole trainer: crashed and resumed, in one chunk or several, with a score that fails."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,7 +14,7 @@ from flowjax.config import ConfigError, defaults, schedule
 from flowjax.contract import Collect, Method, Phase, Role
 from flowjax.methods import METHODS
 from flowjax.training.run import Run
-from flowjax.training.trainer import train
+from flowjax.training.trainer import Stopped, train
 
 EVERY, STEPS, SIZE = 4, 24, 16
 TARGET = np.array([2.0, -1.0], np.float32)
@@ -132,6 +133,25 @@ def test_a_score_that_fails_says_where_and_the_run_goes_on_once_it_is_mended(sta
     assert status["state"] == "failed" and "the judge is out" in status["message"]
     mended, again = start("broken", imitation(chunks=2))
     np.testing.assert_allclose(again, lines, rtol=1e-5)
+
+
+def test_a_run_that_its_watch_has_ended_is_not_trained_on(start, tmp_path, capsys):
+    whole, lines = start("whole", imitation())
+    high = lambda limit: lambda step, seen: "the reward is too high" if seen["collect/reward"] > limit else None
+    held = lambda limit: dataclasses.replace(imitation(), watch=high(limit))
+    limit = (lines[0][3] + lines[1][3]) / 2
+    status = lambda: json.loads((tmp_path / "held" / "status.json").read_text())
+    for told in ("stopped at step 12: the reward is too high; the same command does not go on", "nothing was trained"):
+        with pytest.raises(Stopped) as stop:
+            start("held", held(limit))
+        assert stop.value.code == 143 and told in capsys.readouterr().err
+        assert status()["state"] == "stopped" and status()["step"] == 12
+    with pytest.raises(Stopped):  # wider, and still not wide enough
+        start("held", held((limit + lines[1][3]) / 2))
+    assert status()["step"] == 12
+    resumed, again = start("held", imitation())
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert again == lines and status()["state"] == "finished"
 
 
 def test_what_cannot_work_is_refused_before_a_folder_is_made(start, tmp_path):

@@ -198,6 +198,19 @@ def test_the_watchdog_measures_as_a_run_is_evaluated_and_stops_it_at_a_limit(bas
     assert stop.value.code == 143
     assert "the watchdog saw watchdog_divergence" in capsys.readouterr().err
     assert Checkpoints(tmp_path / "held" / "checkpoints", read_only=True).latest() == 2
+    with pytest.raises(SystemExit) as again:  # the same command does not train on, however often
+        main(stopped)
+    told = capsys.readouterr().err
+    assert again.value.code == 143 and "nothing was trained" in told
+    assert "widen --config.watchdog.largest_divergence, or set it to None" in told
+    with pytest.raises(SystemExit):  # too little
+        main([*stopped, "--config.watchdog.largest_divergence=2e-9"])
+    assert Checkpoints(tmp_path / "held" / "checkpoints", read_only=True).latest() == 2
+    with pytest.raises(SystemExit):
+        main([*stopped, "--config.when.log.every_steps=1"])
+    assert "nothing was trained" in capsys.readouterr().err
+    assert main([*stopped, "--config.watchdog.largest_divergence=None"]) == 0
+    assert Checkpoints(tmp_path / "held" / "checkpoints", read_only=True).latest() == 4
     assert main([config, f"--workdir={tmp_path / 'free'}", "--mode=eval", *evaluated]) == 0
     assert "watchdog_divergence" in capsys.readouterr().out
 
