@@ -236,9 +236,10 @@ def test_published_reward_models_tell_nearly_as_often_as_anybody_could():
         assert found[*name, "comparison_accuracy"] > found[*name, "comparison_accuracy_best"] - 0.02, name
 
 
+@pytest.mark.parametrize("scenes", ["shapes", "shapes_32"])
 @pytest.mark.parametrize("method", ["flow_grpo", "dance_grpo"])
-def test_published_tuning_by_the_parser_halves_the_error_of_two_objects(method):
-    receipts = [r for r in published("preference") if r.get("part") in ("shapes_first", f"shapes_{method}")]
+def test_published_tuning_by_the_parser_halves_the_error_of_two_objects(method, scenes):
+    receipts = [r for r in published("preference") if r.get("part") in (f"{scenes}_first", f"{scenes}_{method}")]
     value = {(r["when"], r["metric"]): r["value"] for r in receipts if not r["guidance_scale"]}
     right = "caption_accuracy_2"
     assert 1 - value["tuned", right] <= (1 - value["before", right]) / 2

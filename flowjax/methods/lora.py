@@ -3,11 +3,11 @@ r"""Any method with a student that is a low-rank adapter on a frozen network (mo
     config.lora = dict(rank=8, alpha=0.0, pattern="kernel$", roles=("student",))
 
 The parameters that a role started from become the frozen role `base`, and the role itself holds the adapter. Roles that copy
-the role (averages, targets, reference policies) hold adapters as well, on the same base. Losses, samplers, rollouts and checks
+the role and follow it (averages, targets) hold adapters as well, on the same base. Losses, samplers, rollouts and checks
 are handed the sums: they see the networks they have always seen, and know nothing of this.
 
-Frozen roles that are the base's parameters, as the teacher of a student that starts as its teacher, are not stored again:
-they are the base. With more than one name in `roles` (the fake denoiser of DMD2) all adapt the one base.
+Frozen roles that are the base's parameters, as the teacher of a student that starts as its teacher, or the reference that a
+tuned policy is held to, are not stored again: they are the base. With more than one name in `roles` (the fake denoiser of DMD2) all adapt the one base.
 
 An average of adapters is an average of factors, not of their products: close to the average network while the adapter moves
 little, as every practice of averaging adapters has it. A finished run with adapters serves as any other: whoever reads a role
@@ -39,11 +39,9 @@ def with_lora(method: Method, lora: ConfigDict) -> Method:
     if not lora.rank:
         return method
     shared, base = _base_of(method, lora)
-    twins = {
-        name
-        for name, role in method.roles.items()
-        if name not in lora.roles and role.tx is None and role.track is None and _same_start(role, base)
-    }
+    frozen = {name: role for name, role in method.roles.items() if role.tx is None and role.track is None}
+    # An adapter starts as zero, so a frozen copy of one is the base for good.
+    twins = {name for name, role in frozen.items() if role.copy_of in lora.roles or _same_start(role, base)}
     shapes = jax.eval_shape(base.init, jax.random.key(0))
     adapted_paths(shapes, lora.pattern)  # refuses a pattern that adapts nothing, before anything is built
     roles = {BASE: base}

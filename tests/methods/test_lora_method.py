@@ -83,6 +83,21 @@ def test_a_shared_base_is_stored_once_and_everything_starts_as_it_was():
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
+def test_a_reference_that_never_moves_is_the_base():
+    first = Role(copy_of="student")
+    moving = Role(copy_of="student", track=Track("student", lambda step: 1.0))
+    held = lambda name: (
+        lambda params, batch, key: (NETWORK.apply(params[name], batch["data"], jnp.zeros(8), {})[:, 0], {})
+    )
+    plain = method_of(reference=first, again=Role(copy_of="reference"), moving=moving)
+    adapted = with_lora(dataclasses.replace(plain, phases={"fit": Phase(held("reference"), ("student",))}), options())
+    params = dict(start_of(adapted).params)
+    assert "reference" not in params and is_adapter(params["moving"]) and not is_adapter(params["again"])
+    params["student"] = jax.tree.map(lambda leaf: leaf + 0.1, params["student"])
+    expected = NETWORK.apply(TREE, BATCH["data"], jnp.zeros(8), {})[:, 0]
+    np.testing.assert_array_equal(adapted.phases["fit"].loss(params, BATCH, KEY)[0], expected)
+
+
 def test_gradients_reach_the_factors_alone_and_are_those_of_the_sum():
     method = with_lora(method_of(), options(alpha=6.0))
     params = dict(start_of(method).params)
