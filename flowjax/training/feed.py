@@ -1,5 +1,6 @@
 """What the next updates are fed with: how many fit in one dispatch, from the data or from a rollout."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,10 @@ def dispatch_length(method: Method, step: int, total: int, largest: int, is_even
             break
         length += 1
     return length
+
+
+class CollectFailed(RuntimeError):
+    """A rollout could not be judged; what had been trained until then is intact, and the message says where that was."""
 
 
 class _Fetching:
@@ -92,17 +97,26 @@ class CollectFeed(_Fetching):
         self._rollout = jax.jit(collect.rollout)
         self._meter, self._clock = meter, DeviceClock()
         self._pending: list[Batch] = []
+        self._intact: dict[str, Any] | None = None  # the position before a rollout that failed
 
     def take(self, state: State, step: int, count: int) -> dict[str, np.ndarray]:
         """The next `count` batches, stacked; rolls out when `step` starts a new period."""
         self.fetched, self.metrics, self.times = None, {}, {}
         if step % self._collect.every == 0:
-            self._pending = self._roll_out(state, step)
+            before = copy.deepcopy(self.get_state())
+            try:
+                self._pending = self._roll_out(state, step)
+            except CollectFailed:
+                self._intact = before
+                raise
         chosen, self._pending = self._pending[:count], self._pending[count:]
         return {name: np.stack([np.asarray(batch[name]) for batch in chosen]) for name in chosen[0]}
 
     def get_state(self) -> dict[str, Any]:
-        """What a checkpoint stores; checkpoints are only taken where a period ends, so no batch is pending."""
+        """What a checkpoint stores; checkpoints are only taken where a period ends, so no batch is pending. After a rollout
+        that failed it is the position before it."""
+        if self._intact is not None:
+            return self._intact
         memory = self._collect.get_state() if self._collect.get_state is not None else None
         return dict(data=self._iterator.get_state(), collect=memory)
 
@@ -138,7 +152,8 @@ class CollectFeed(_Fetching):
             fetched = time.perf_counter()
             if collect.score is not None:
                 asked = time.perf_counter()
-                scores.append(self._score(rollouts[-1], step, index))
+                place = f", chunk {index + 1} of {collect.chunks}"
+                scores.append(self._told("The score", step, place, collect.score, rollouts[-1]))
                 scoring += time.perf_counter() - asked
         join = lambda trees: jax.tree.map(lambda *leaves: np.concatenate(leaves), *trees) if trees else None
         rollout, score = join(rollouts), join(scores)
@@ -148,8 +163,8 @@ class CollectFeed(_Fetching):
             idle = max(self._clock.idle(began, ended), ended - fetched)  # it was done by then, whatever the clock knows
             self.times |= dict(score_seconds=scoring, score_wait=idle / (ended - began))
         if collect.metrics is not None:
-            self.metrics = dict(collect.metrics(rollout, score))
-        batches: Sequence[Batch] = collect.batches(rollout, score, step)
+            self.metrics = dict(self._told("The figures", step, "", collect.metrics, rollout, score))
+        batches: Sequence[Batch] = self._told("The batches", step, "", collect.batches, rollout, score, step)
         if len(batches) != collect.every:
             raise ValueError(f"collect.batches made {len(batches)} batches, but collect.every is {collect.every}.")
         for batch in batches:
@@ -164,14 +179,14 @@ class CollectFeed(_Fetching):
         check_divides(size, devices, accumulation, what)
         return list(batches)
 
-    def _score(self, arrays: Any, step: int, index: int) -> Any:
-        """The host's score of one chunk; an error of it says where the run was, and what goes on from where."""
+    def _told(self, what: str, step: int, place: str, function: Callable, *arguments: Any) -> Any:
+        """A function's value; an error of it says where the run was, and what goes on from where."""
         try:
-            return self._collect.score(arrays)
+            return function(*arguments)
         except Exception as error:
-            raise RuntimeError(
-                f"The score of a rollout failed at step {step}, chunk {index + 1} of {self._collect.chunks}: "
-                f"{type(error).__name__}: {error}. Once it is mended, the same command goes on from the latest checkpoint."
+            raise CollectFailed(
+                f"{what} of a rollout failed at step {step}{place}: {type(error).__name__}: {error}. Once it is mended, the "
+                "same command goes on from the latest checkpoint."
             ) from error
 
 

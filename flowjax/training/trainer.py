@@ -23,7 +23,7 @@ from flowjax.evaluation import run_files
 from flowjax.models.stored import stored_steps
 from flowjax.training import guard
 from flowjax.training.checkpoints import Checkpoints
-from flowjax.training.feed import dispatch_length, make_feed
+from flowjax.training.feed import CollectFailed, dispatch_length, make_feed
 from flowjax.training.logbook import Logbook
 from flowjax.training.operations import Meter, operations
 from flowjax.training.run import Run
@@ -98,7 +98,11 @@ class Trainer:
         try:
             while step < config.steps:
                 count = dispatch_length(run.method, step, config.steps, config.steps_per_dispatch, self.is_event)
-                batches = self.feed.take(state, step, count)
+                try:
+                    batches = self.feed.take(state, step, count)
+                except CollectFailed:
+                    self._keep(step, state, checkpoints)
+                    raise
                 if self.feed.fetched is not None:
                     self.logbook.waited_for_data(self.clock.idle(*self.feed.fetched))
                 self.logbook.collected(self.feed.metrics, self.feed.times)
@@ -176,6 +180,15 @@ class Trainer:
         logical = self.run.executor.logical(state)
         position = dict(feed=self.feed.get_state(), log=self.logbook.sums.get_state())
         checkpoints.save(step, logical, position, self.config.to_dict(), measured)
+
+    def _keep(self, step: int, state: State, checkpoints: Checkpoints) -> None:
+        """Saves what was trained before a rollout that failed, unless nobody has seen whether that is finite."""
+        while self.in_flight:
+            self._look(state)  # an update that was not finite says more than the rollout after it
+        if step and self.config.nan_guard and step not in checkpoints.steps():
+            with contextlib.suppress(disk.DiskFull):  # it must not hide the error
+                self._save(step, state, checkpoints, {})
+                checkpoints.wait()
 
     def _look(self, state: State) -> None:
         """Waits for the oldest dispatch; stops the run when one of its updates was not finite."""

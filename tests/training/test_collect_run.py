@@ -24,7 +24,9 @@ class Broken(Exception):
     """What a test breaks a run with."""
 
 
-def imitation(breaks_at: int | None = None, score_fails_at: int | None = None, chunks: int = 1) -> Method:
+def imitation(
+    breaks_at: int | None = None, score_fails_at: int | None = None, chunks: int = 1, fails: tuple[str, int] = ("", 0)
+) -> Method:
     """A Gaussian policy, shifted by the data, imitates its own actions, weighted by their rewards over a running mean.
 
     The running mean is the host's memory: without it in the checkpoint, a resumed run would weigh differently.
@@ -45,9 +47,16 @@ def imitation(breaks_at: int | None = None, score_fails_at: int | None = None, c
         memory["mean"] = 0.8 * memory["mean"] + 0.2 * float(reward.mean())
         memory["collections"] += 1
         assert memory["collections"] == step // EVERY + 1
+        if fails == ("batches", step):
+            raise Broken("no number")
         weight = (reward > memory["mean"]).astype(np.float32)
         common = dict(mask=np.ones(SIZE, np.float32), row=np.arange(SIZE, dtype=np.int32))
         return [dict(data=arrays["actions"][:, i], weight=weight[:, i], **common) for i in range(EVERY)]
+
+    def metrics(arrays, scores):
+        if fails == ("metrics", memory["collections"] * EVERY):
+            raise Broken("no number")
+        return {"reward": float(scores["reward"].mean())}
 
     def loss(params, batch, key):
         return batch["weight"] * jnp.sum((params["policy"]["mean"] - batch["data"]) ** 2, axis=-1), {}
@@ -65,7 +74,7 @@ def imitation(breaks_at: int | None = None, score_fails_at: int | None = None, c
             EVERY,
             score,
             chunks,
-            metrics=lambda arrays, scores: {"reward": float(scores["reward"].mean())},
+            metrics=metrics,
             get_state=lambda: dict(memory),
             set_state=memory.update,
         ),
@@ -131,8 +140,26 @@ def test_a_score_that_fails_says_where_and_the_run_goes_on_once_it_is_mended(sta
         start("broken", imitation(score_fails_at=16, chunks=2))
     status = json.loads((tmp_path / "broken" / "status.json").read_text())
     assert status["state"] == "failed" and "the judge is out" in status["message"]
+    assert newest(tmp_path / "broken") == 16
     mended, again = start("broken", imitation(chunks=2))
     np.testing.assert_allclose(again, lines, rtol=1e-5)
+
+
+def newest(folder):
+    """The step of the latest checkpoint."""
+    return max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+
+
+@pytest.mark.parametrize("fails", ["metrics", "batches"])
+def test_what_fails_after_a_rollout_says_where_and_loses_no_update(start, tmp_path, fails):
+    """The state of step 16, the place in the data and the memory are those from before the rollout that failed."""
+    whole, lines = start("whole", imitation())
+    with pytest.raises(RuntimeError, match="rollout failed at step 16: Broken: no number. Once it is mended, the same"):
+        start("broken", imitation(fails=(fails, 16)))
+    assert newest(tmp_path / "broken") == 16  # not 12, the last that was due
+    mended, again = start("broken", imitation())
+    jax.tree.map(np.testing.assert_array_equal, mended, whole)
+    assert again == lines
 
 
 def test_a_run_that_its_watch_has_ended_is_not_trained_on(start, tmp_path, capsys):
