@@ -7,6 +7,10 @@
 
 The demonstrations are poor on purpose: of `lqr` a third of the best gain, with noise; of `pendulum` a swing that is never
 caught. Where the best policy is known, so is what it expects (`return_best`), which no policy of any kind can do better than.
+
+There is no watchdog here: a run ends after its steps, at a loss that is not finite, or when you stop it, and the return that
+every evaluation measures is what to look at. `--config.method.target_divergence` lets a policy rest that has moved so far in
+a period, and ends nothing.
 """
 
 from flowjax.choices import choose
