@@ -7,7 +7,8 @@ the role and follow it (averages, targets) hold adapters as well, on the same ba
 are handed the sums: they see the networks they have always seen, and know nothing of this.
 
 Frozen roles that are the base's parameters, as the teacher of a student that starts as its teacher, or the reference that a
-tuned policy is held to, are not stored again: they are the base. With more than one name in `roles` (the fake denoiser of DMD2) all adapt the one base.
+tuned policy is held to, are not stored again: they are the base. With more than one name in `roles` (the fake denoiser of
+DMD2) all adapt the one base.
 
 An average of adapters is an average of factors, not of their products: close to the average network while the adapter moves
 little, as every practice of averaging adapters has it. A finished run with adapters serves as any other: whoever reads a role
