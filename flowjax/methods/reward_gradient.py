@@ -160,14 +160,16 @@ def draft(
             )
         x = jax.lax.stop_gradient(x)
 
-        @jax.checkpoint  # the tail keeps its points alone, and evaluates the network again on the way back
-        def advance(x, index):
+        def step_at(x, index):
             x = jnp.where(expand_to(index <= begin, x), jax.lax.stop_gradient(x), x)
-            return unrolled.step(unrolled.field(params, tree, cond), x, index, step_keys), None
+            return unrolled.step(unrolled.field(params, tree, cond), x, index, step_keys)
 
+        # The tail keeps its points alone, and evaluates the network again on the way back. A checkpoint makes a traced value of
+        # every argument, and the last step, which may be another formula, is told by a Python number: it is no argument here.
+        interior, last = jax.checkpoint(step_at), jax.checkpoint(lambda x: step_at(x, count - 1))
         if most > 1:
-            x, _ = jax.lax.scan(advance, x, jnp.arange(head, count - 1))
-        x, _ = advance(x, count - 1)
+            x, _ = jax.lax.scan(lambda x, index: (interior(x, index), None), x, jnp.arange(head, count - 1))
+        x = last(x)
         if not renoised:
             return x
         setting = unrolled.setting
@@ -175,7 +177,7 @@ def draft(
         clean, samples = jax.lax.stop_gradient(x), [x]
         for index in range(renoised):
             noise = setting.noise.sample(example_keys(jax.random.fold_in(key_noise, index), rows), x.shape[1:])
-            samples.append(advance(setting.path.sample(noise, clean, t), count - 1)[0])
+            samples.append(last(setting.path.sample(noise, clean, t)))
         return jnp.stack(samples)
 
     weights = (ceiling, reward_weight, pretraining_weight, label_dropout)

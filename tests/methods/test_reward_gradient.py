@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from gaussian_line import MEAN, RIGHT, STD, Rows, exact, made, mean_loss, slope
 
+from flowjax.arrays import example_keys
 from flowjax.models import NETWORKS
 
 STEPS = 8
@@ -49,6 +50,37 @@ def test_the_gradient_flows_through_the_jumps_of_a_student_too(sampler, steps):
     expected = gain if sampler == "consistency" else pull(steps)
     method, params, batch = started("draft", dict(name=sampler, steps=STEPS), steps=steps, reward_weight=1.0)
     np.testing.assert_allclose(jax.grad(mean_loss(method, params, batch))(0.0), -expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "options"),
+    [
+        (dict(name="sde", last_step="mean"), dict(steps=1)),
+        (dict(name="sde", last_step="noise"), dict(steps=3)),
+        (dict(name="sde", last_step="tweedie"), dict(steps=1)),
+        (dict(name="heun"), dict(steps=3, prediction="data")),
+        (dict(name="rk4"), dict(steps=1, prediction="data")),
+    ],
+    ids=["mean", "noise", "tweedie", "heun", "rk4"],
+)
+def test_samples_are_those_of_the_sampler_to_the_last_step_which_may_be_another_formula(rollout, options):
+    """Without noise, or without a velocity at the end, where a data prediction has none."""
+    rollout = dict(rollout, steps=STEPS)
+    own = dict(samplers=dict(default=dict(rollout, role="student")))
+    method, params, batch = started("draft", rollout, changes=own, **options)
+    key = jax.random.key(0)
+    found = method.phases["reward"].loss(params, batch, key)[1]["reward"]  # is the sample itself
+    key_draw = jax.random.split(jax.random.split(key)[0], 3)[0]
+    drawn = method.samplers["default"].draw(params, {}, example_keys(key_draw, batch["row"]))[:, 0]
+    assert np.isfinite(found).all() and np.ptp(found) > 0
+    np.testing.assert_allclose(found, drawn, atol=1e-5)
+    assert np.isfinite(jax.grad(mean_loss(method, params, batch))(0.0))
+
+
+def test_a_sample_that_is_noised_anew_takes_that_last_step_too():
+    """Heun's own would ask a data prediction for the velocity at the end, which is none."""
+    method, params, batch = started("draft", dict(name="heun", steps=STEPS), prediction="data", renoised=2)
+    assert np.isfinite(method.phases["reward"].loss(params, batch, jax.random.key(0))[0]).all()
 
 
 def test_a_number_of_steps_that_is_drawn_is_another_one_for_each_sample():
