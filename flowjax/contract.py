@@ -118,7 +118,8 @@ class Sampler:
       description: plain values for receipts (sampler, steps, nfe, guidance_scale, ...).
       shape: of one sample, where it is not that of the data's examples.
       grid: the times it visits, for the check of the training density against it; None when there is no fixed grid.
-      brings: roles that a method need not know, such as the reward model that chooses among draws: its method has them too.
+      brings: roles that a method need not know, such as the reward model that chooses among draws: its method has them too,
+        joined here for `samplers`, and by the method itself for a sampler that draws its rollouts.
     """
 
     draw: Callable[[Params, Mapping[str, Array], Key[Array, " b"]], Float[Array, "b ..."]]

@@ -76,9 +76,14 @@ def best_of(
 
     reference = {"reference": Role(copy_of="student")} if policy == "reference" else {}
     return Method(
-        roles=joined(
-            {"student": student_role(config, setting.network), **reference}, grouped.judge.roles, average_roles(config)
-        ),
+        roles={
+            **drawer.brings,
+            **joined(
+                {"student": student_role(config, setting.network), **reference},
+                grouped.judge.roles,
+                average_roles(config),
+            ),
+        },
         phases={"best": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
         collect=grouped.collect(grouped.rollout(drawer), batches, updates),

@@ -151,11 +151,13 @@ def reference(
     # What is not known is left out of means: a reward that fails must not end a run that it does not teach.
     judge = make_rewards(specs, REWARDS, failures="skip", data=data) if specs else None
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
+    brought: Mapping[str, Role] = {}
     if sampler is None:
         spec = dict(name="midpoint", steps=steps, guidance=_plain(guidance or dict(name="none")))
         both = _flows(setting, spec, role, by_likelihood)
     else:
         tuned, first = (make_policy(setting, sampler, name, "watchdog.sampler") for name in (role, REFERENCE))
+        brought = tuned.brings  # the first model's are of the same names
         both = lambda params, cond, keys: {
             "samples": tuned.draw(params, cond, keys),
             "before": first.draw(params, cond, keys),
@@ -211,7 +213,7 @@ def reference(
     measure = Measure(draw, figures, count, role, group_size)
     return dataclasses.replace(
         method,
-        roles={**method.roles, REFERENCE: Role(copy_of="student"), **(judge.roles if judge else {})},
+        roles={**brought, **method.roles, REFERENCE: Role(copy_of="student"), **(judge.roles if judge else {})},
         measures={**method.measures, NAME: measure},
         watch=watch,
         readings={**method.readings, **shown},

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from flowjax.arrays import example_keys
+from flowjax.contract import Role
 from flowjax.models import NETWORKS
+from flowjax.rewards import REWARDS, Reward
 
 HEUN = dict(name="heun", steps=12, grid=dict(name="uniform"), role="student")
 HOST = dict(liked=dict(name="python", function="host_functions:first"))
@@ -70,6 +72,28 @@ def test_failed_draws_are_never_chosen_and_all_failed_is_the_first(monkeypatch):
     none = dict(liked=dict(name="python", function="host_functions:raising"))
     chosen, _ = sampler(count=3, rewards=none, failures="skip")
     assert np.isfinite(drawn(chosen, jnp.arange(4))).all()
+
+
+def learnt():
+    """A reward that reads parameters, as a reward model does."""
+    role = Role(init=lambda key: {"side": jnp.full(1, 2.0)})
+    return Reward(lambda params, samples, cond: params["liking"]["side"] * samples[:, 0], roles={"liking": role})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("nft", {}), ("best_of", {}), ("dpo", dict(temperature=1.0)), ("dpo", dict(policy="reference", temperature=1.0))],
+)
+def test_rollouts_of_the_best_draws_read_a_learnt_reward(name, options, monkeypatch):
+    monkeypatch.setitem(REWARDS, "learnt", learnt)
+    rollout = dict(name="heun", steps=12, best_of=dict(count=2, rewards=dict(liked=dict(name="learnt"))))
+    own = dict(liked=dict(name="learnt"))
+    for rewards in (line.RIGHT, own):  # the method's own may be the same one
+        method, executor = line.made(name, rewards=rewards, rollout=rollout, group_size=4, **options)
+        assert "liking" in method.roles
+    feed = line.first_batch(method, executor)[-1]
+    expected = 2.0 * (line.MEAN + line.STD * GREATEST[2])
+    assert feed.metrics["reward_liked"] == pytest.approx(expected, abs=8 * line.STD / line.SIZE**0.5)
 
 
 @pytest.mark.parametrize(

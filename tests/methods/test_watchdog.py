@@ -8,9 +8,10 @@ from gaussian_line import GROUP, MEAN, RIGHT, STD, exact, moved, slope
 from toys import toy_config
 
 from flowjax.config import ConfigDict
-from flowjax.contract import DataSpec
+from flowjax.contract import DataSpec, Role
 from flowjax.methods.watchdog import mean_log_ratio
 from flowjax.models import NETWORKS
+from flowjax.rewards import REWARDS, Reward
 from flowjax.training.run import build_method
 
 HELD = dict(near=dict(name="quadratic", centre=MEAN))
@@ -80,6 +81,20 @@ def test_a_student_of_few_steps_is_watched_by_its_own_sampler():
     assert "watchdog_divergence" not in found
     readings = watched(sampler=dict(name="consistency", steps=2)).readings
     assert "eval/watchdog_spread" in readings and "eval/watchdog_divergence" not in readings
+
+
+def test_the_best_draws_of_a_student_are_watched_with_the_roles_that_choose_them(monkeypatch):
+    """The better of two draws: their shift goes on to it, and their order is that of the noise."""
+    role = Role(init=lambda key: {"side": jnp.full(1, MEAN)})
+    learnt = lambda: Reward(lambda params, x, cond: params["liking"]["side"] * x[:, 0], roles={"liking": role})
+    monkeypatch.setitem(REWARDS, "learnt", learnt)
+    best = dict(count=2, rewards=dict(liked=dict(name="learnt")))
+    method = watched(sampler=dict(name="consistency", steps=2, best_of=best))
+    assert method.roles["liking"] is role
+    measure = method.measures["watchdog"]
+    params = {name: {"mean": jnp.full(1, MEAN), "side": jnp.full(1, MEAN)} for name in method.roles}
+    made = measure.draw(moved(params, 0.4), {}, jax.random.split(jax.random.key(0), measure.count))
+    np.testing.assert_allclose(made["samples"] - made["before"], 0.4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0.3, 0.9, 2.0])
