@@ -291,10 +291,10 @@ def preference(
         return value, {**metrics, **({"t": t} if draws == 1 else {})}
 
     def reference_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
-        level = {**batch, "outcome": jnp.ones_like(batch["outcome"])}  # whichever is better, the loss is that
-        value, _ = phase_loss(params, level, key)
-        told = batch["mask"]
-        found = float(jnp.sum(value * told) / jnp.maximum(jnp.sum(told), 1.0))
+        # Whichever is better, the loss is that; and it is that of comparisons too of which a mask leaves out all.
+        level = {name: jnp.ones_like(batch[name]) for name in ("outcome", "mask")}
+        value, _ = phase_loss(params, {**batch, **level}, key)
+        found = float(jnp.mean(value))
         return CheckResult(
             "loss at the reference",
             abs(found - judged.at_reference) < 1e-3 * judged.at_reference,

@@ -39,7 +39,10 @@ def test_the_first_gradient_of_preferences_is_the_closed_form(name, share):
     assert method.checks["reference"](params, batch, jax.random.key(1)).passed
     flat = {**batch, "outcome": jnp.zeros_like(batch["outcome"])}  # no pair is told apart: nothing to hold against it
     assert method.checks["reference"](params, flat, jax.random.key(1)).passed
+    untold = {**flat, "mask": jnp.zeros_like(batch["mask"])}  # of a rollout whose samples are all worth the same
+    assert method.checks["reference"](params, untold, jax.random.key(1)).passed
     away_from_it = {**params, "student": {"mean": params["student"]["mean"] + 0.3}}
+    assert not method.checks["reference"](away_from_it, untold, jax.random.key(1)).passed
     assert not method.checks["reference"](away_from_it, batch, jax.random.key(1)).passed
 
 
