@@ -100,7 +100,7 @@ def get_config(argument: str = "") -> ConfigDict:
         prediction=theirs.method.get("prediction", "velocity"),
         **more,
     )
-    if options.reward in HOSTED:
+    if options.reward in HOSTED and options.method not in GRADIENT:  # those refuse such a reward, and say why
         config.method.chunks = CHUNKS
     if held is not None:
         config.method[held[0]] = held[1] if options.hold < 0 else options.hold

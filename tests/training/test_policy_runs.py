@@ -7,10 +7,14 @@ import jax
 import numpy as np
 import pytest
 
+from flowjax.choices import build
 from flowjax.config import ConfigError, load, load_module
+from flowjax.contract import DataSpec
 from flowjax.evaluation.run_files import read_lines
 from flowjax.main import main
+from flowjax.methods import METHODS
 from flowjax.models import stored
+from flowjax.shapes import VOCABULARY
 from flowjax.training import operations
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
@@ -137,6 +141,17 @@ def kernels(tree):
 def test_rewards_of_pictures_refuse_points(base, reward):
     with pytest.raises(ConfigError, match=f"'{reward}'"):
         assert not Run(load(f"configs/preference.py:tiny,run={base},reward={reward}")).method
+
+
+@pytest.mark.parametrize("reward", ["scene", "compressibility"])
+@pytest.mark.parametrize("method", CONFIG.GRADIENT)
+def test_a_reward_without_gradient_is_refused_by_the_methods_that_follow_one_in_their_own_words(base, method, reward):
+    config = load(f"configs/preference.py:tiny,run={base},method={method},reward={reward}")
+    config.network = dict(name="unet", text_conditional=False)
+    pictures = DataSpec((16, 16, 3), text_length=12, vocabulary=len(VOCABULARY))
+    with pytest.raises(ValueError, match=f"'{method}' follows the gradient of its rewards.* is scored on the host"):
+        build("method", config.method, METHODS, config=config, data=pictures)
+    assert "chunks" in load(f"configs/preference.py:tiny,run={base},method=nft,reward={reward}").method
 
 
 @pytest.mark.parametrize("method", ["nft", "dpo", "draft"])
