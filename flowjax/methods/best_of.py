@@ -15,7 +15,7 @@ from flowjax.choices import Spec, choose
 from flowjax.contract import Batch, DataSpec, Method, Metrics, Params, Phase, Role
 from flowjax.methods import groups
 from flowjax.methods.flow_matching import denoising_loss
-from flowjax.methods.parts import average_roles, joined, make_samplers, make_setting, student_role
+from flowjax.methods.parts import average_roles, joined, make_samplers, make_setting, refuse_unread, student_role
 
 POLICIES = ("student", "reference")
 READINGS = {
@@ -52,6 +52,7 @@ def best_of(
       chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
       failures: of a reward, 'stop' or 'skip'.
     """
+    refuse_unread(config, ["coupling"], config.method.name)  # its own samples are noised anew
     choose("method.policy", policy, dict.fromkeys(POLICIES))
     setting = make_setting(config, data, prediction)
     grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)

@@ -26,7 +26,7 @@ from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Para
 from flowjax.losses.negative_aware import goodness, negative_aware_loss
 from flowjax.losses.policy import SCOPES
 from flowjax.methods import groups
-from flowjax.methods.parts import average_roles, draw, joined, make_samplers, make_setting, student_role
+from flowjax.methods.parts import average_roles, draw, joined, make_samplers, make_setting, refuse_unread, student_role
 from flowjax.paths.predictions import convert
 from flowjax.paths.weights import loss_weight
 
@@ -79,6 +79,7 @@ def negative_aware(
       chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
       failures: of a reward, 'stop' or 'skip'.
     """
+    refuse_unread(config, ["coupling"], config.method.name)  # its own samples are noised anew
     choose("method.advantage_scope", advantage_scope, dict.fromkeys(SCOPES))
     if strength <= 0 or advantage_limit <= 0 or divergence_weight < 0:
         raise ValueError(

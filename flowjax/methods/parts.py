@@ -227,6 +227,21 @@ def refuse_unread(config: ConfigDict, names: Sequence[str], method: str) -> None
             )
 
 
+def refuse_idle(method: Callable[..., Method], reason: str, **options: Any) -> None:
+    """Refuses options of a method that differ from their defaults where they would do nothing.
+
+    Args:
+      method: whose defaults.
+      reason: why they would do nothing.
+      **options: name -> value.
+    """
+    parameters = inspect.signature(method).parameters
+    for name, value in options.items():
+        default = parameters[name].default
+        if value != default:
+            raise ValueError(f"method.{name}={value!r} would do nothing: {reason}. Leave it at {default!r}.")
+
+
 def preset(method: Callable[..., Method], **defaults: Any) -> Callable[..., Method]:
     """A method with other defaults, by a name of its own."""
 

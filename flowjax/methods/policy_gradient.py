@@ -47,6 +47,7 @@ from flowjax.methods.parts import (
     make_samplers,
     make_setting,
     preset,
+    refuse_idle,
     refuse_unread,
     student_role,
 )
@@ -123,7 +124,7 @@ def policy_gradient(
       chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
       failures: of a reward, 'stop' or 'skip'.
     """
-    refuse_unread(config, ["time", "weight"], config.method.name)
+    refuse_unread(config, ["time", "weight", "coupling"], config.method.name)
     for what, value, known in (
         ("log_prob", log_prob, REDUCTIONS),
         ("divergence", divergence, dict.fromkeys(DIVERGENCES)),
@@ -145,6 +146,15 @@ def policy_gradient(
     drawn = actions(stepper, grid)
     check_drawn(stepper, grid, setting.path, prediction)
     kept = window or drawn
+    regular = dict(window_every=window_every, window_stride=window_stride)
+    if not window:
+        refuse_idle(policy_gradient, "method.window=0 is of all steps", **regular, window_drawn=window_drawn)
+    elif window_drawn:
+        refuse_idle(
+            policy_gradient, f"with method.window_drawn={window_drawn} each rollout draws its window", **regular
+        )
+    if not divergence_weight:
+        refuse_idle(policy_gradient, "method.divergence_weight is 0, and curves are exact", divergence=divergence)
     if not 1 <= kept <= drawn or window_every < 1 or window_stride < 1:
         raise ValueError(
             f"method.window={window} of {drawn} drawn steps, window_every={window_every}, window_stride={window_stride}: "

@@ -63,6 +63,8 @@ from flowjax.methods.parts import (
     make_samplers,
     make_setting,
     preset,
+    refuse_idle,
+    refuse_unread,
     student_role,
 )
 from flowjax.paths.predictions import PREDICTIONS, error_ratio, target
@@ -189,6 +191,7 @@ def preference(
       failures: of a reward, 'stop' or 'skip'.
     """
     name = config.method.name
+    refuse_unread(config, ["coupling"], name)  # the two of a comparison share their noise
     loss = loss or prediction
     for kind in (prediction, loss):
         choose("prediction", kind, dict.fromkeys(PREDICTIONS))
@@ -234,10 +237,10 @@ def preference(
             f"The method '{name}' learns from examples compared in twos, and these data {found}. Use a data source of such "
             "comparisons, or set method.rewards and method.rollout to compare the model's own samples."
         )
-    elif policy != STUDENT or temperature is not None:
-        raise ValueError(
-            "method.policy and temperature are of rollouts, and method.rollout is not given. Leave them out."
-        )
+    else:
+        grouping = dict(group_size=group_size, updates=updates, chunks=chunks, failures=failures)
+        without = "it is of rollouts, and method.rollout is not given"
+        refuse_idle(preference, without, **grouping, policy=policy, temperature=temperature)
 
     def times_of(rows: Array, key: Array, key_strata: Array, index: int) -> Float[Array, " b"]:
         """One of the times of each example: spread over the batch where there is one, else over those of its half."""

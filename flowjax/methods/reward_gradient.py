@@ -36,6 +36,7 @@ from flowjax.methods.parts import (
     joined,
     make_samplers,
     make_setting,
+    refuse_unread,
     student_role,
 )
 from flowjax.methods.unrolled import make_unrolled
@@ -206,6 +207,8 @@ def _method(
             f"method.reward_weight={reward_weight}, pretraining_weight={pretraining_weight}, label_dropout={label_dropout}: "
             "expected above 0, at least 0, and a probability below 1."
         )
+    if not pretraining_weight:
+        refuse_unread(config, ["coupling"], name)  # of the data's own loss alone
     judge = make_rewards(rewards, REWARDS, data=data)
     judge.refuse_without_gradient(f"The method '{name}'")
 

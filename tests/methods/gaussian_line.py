@@ -38,7 +38,7 @@ def slope(t):
 def made(name, changes=None, size=SIZE, data=POINTS, **options):
     """A method on the exact network, and what runs it."""
     config = ConfigDict(toy_config().to_dict())
-    config.batch_size, config.network = size, dict(name="exact")
+    config.batch_size, config.network, config.method = size, dict(name="exact"), dict(name=name)
     config.optimizer = dict(name="sgd", learning_rate=0.5, decay="constant", warmup_steps=0)
     config.samplers = dict(default=dict(name="euler", steps=2, role="ema"))
     config.update(changes or {})

@@ -218,8 +218,34 @@ def test_comparisons_of_the_data_are_learnt_from_as_the_models_own_are():
     key = jax.random.key(0)
     one, other = (m.phases["preference"].loss(moved(params, 0.3), batch, key)[0] for m in (method, of_data))
     np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="are of rollouts"):
-        made("dpo", data=DataSpec((1,), compared=2), temperature=1.0)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        dict(temperature=1.0),
+        dict(policy="reference"),
+        dict(updates=2),
+        dict(group_size=4),
+        dict(chunks=2),
+        dict(failures="skip"),
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_what_is_of_rollouts_is_refused_with_comparisons_of_the_data(name, option):
+    ((what, value),) = option.items()
+    with pytest.raises(ValueError, match=f"method.{what}={value!r} would do nothing: it is of rollouts"):
+        made(name, data=DataSpec((1,), compared=2), **option)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "nft", "best_of"])
+def test_a_coupling_is_refused_by_those_that_draw_the_noise_themselves(name):
+    with pytest.raises(ValueError, match=f"'coupling' is .*, but the method '{name}' does not read it"):
+        made(name, dict(coupling=dict(name="sinkhorn")), **OWN)
+    if name in ("dpo", "kto"):
+        with pytest.raises(ValueError, match="does not read it"):
+            made(name, dict(coupling=dict(name="stored")), data=DataSpec((1,), compared=2))
 
 
 def test_drawn_comparisons_have_the_odds_of_bradley_and_terry():

@@ -174,6 +174,7 @@ def test_the_pretraining_loss_is_flow_matching_on_the_data():
         ("draft", dict(rollout=dict(EULER, role="ema")), "is decided already"),
         ("draft", dict(rollout=dict(EULER, guidance=dict(name="cfg", scale=2.0))), "no condition to drop"),
         ("refl", dict(rewards={}), "No reward is named"),
+        ("draft", dict(changes=dict(coupling=dict(name="sinkhorn"))), "'draft' does not read it"),
         ("draft", dict(rewards=dict(own=dict(name="python", function="math:dist"))), "is scored on the host"),
     ],
 )
