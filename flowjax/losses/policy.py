@@ -19,6 +19,14 @@ Advantages compare the rewards of one group, such as the samples of one caption:
 
 with s the standard deviation of the group, or of all. Flow-GRPO's divides by n and has a floor of 1e-4; DanceGRPO's divides by
 n - 1, and its floor is 1e-8. Where a group's rewards are equal there is nothing to learn.
+
+Several rewards each have an advantage of their own, and their weighted mean is the sample's, which is not normalised again,
+
+    A = sum_m w_m A_m / sum_m |w_m|                                                                                (4)
+
+(Xue et al. 2025; Li et al. 2025): each reward counts by its weight, whatever its units, and where rewards disagree A is small.
+The released code of Flow-GRPO and DiffusionNFT adds the weighted rewards up first and normalises their sum by (3), so that the
+reward that spreads most is most of A. Here (4) is done for these methods too; who wants the sum makes one reward of it.
 """
 
 from typing import NamedTuple
@@ -110,14 +118,20 @@ def group_advantages(
 
 
 def combined_rewards(
-    rewards: dict[str, Float[np.ndarray, " n"]], weights: dict[str, float], groups: Int[np.ndarray, " n"]
+    rewards: dict[str, Float[np.ndarray, " n"]],
+    weights: dict[str, float],
+    groups: Int[np.ndarray, " n"],
+    scope: str = "group",
+    floor: float = 1e-4,
+    unbiased: bool = False,
 ) -> Float[np.ndarray, " n"]:
-    """Several rewards as one: each in units of its own spread within groups, weighted (Xue et al. 2025).
+    """Equation (4): several rewards as one, each in units of its own spread.
 
     Args:
       rewards: name -> values.
       weights: name -> weight.
       groups: to which group each belongs.
+      scope, floor, unbiased: of `group_advantages`, for each reward.
     """
     if rewards.keys() != weights.keys():
         raise ValueError(
@@ -126,5 +140,5 @@ def combined_rewards(
     total = sum(abs(weight) for weight in weights.values())
     if not total:
         raise ValueError("All weights of rewards are zero, so nothing would be preferred.")
-    parts = (weights[name] * group_advantages(values, groups, limit=np.inf).values for name, values in rewards.items())
-    return sum(parts) / total
+    own = lambda values: group_advantages(values, groups, scope, np.inf, floor, unbiased).values
+    return sum(weights[name] * own(values) for name, values in rewards.items()) / total

@@ -62,9 +62,8 @@ def best_of(
         )
     drawer = groups.make_policy(setting, rollout, policy)
 
-    def batches(
-        arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
-    ) -> list[dict[str, np.ndarray]]:
+    def batches(arrays: Mapping[str, np.ndarray], values: groups.Values, step: int) -> list[dict[str, np.ndarray]]:
+        worth = grouped.worth(values)
         high, _, told = groups.bounds(worth, group_size)
         order = np.argsort(-high, axis=1, kind="stable")[:, :kept]
         best = (order + np.arange(len(high))[:, None] * group_size).reshape(-1)

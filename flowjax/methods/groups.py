@@ -30,8 +30,9 @@ READINGS = {
 }
 # What returns `Groups.judged`.
 Rollout = Callable[[Params, Batch, Key[Array, ""]], dict[str, Any]]
-# (arrays of the rollout, what each sample is worth, step) -> the batches of a period.
-Batches = Callable[[Mapping[str, np.ndarray], Float[np.ndarray, " n"], int], Sequence[dict[str, np.ndarray]]]
+Values = Mapping[str, Array | np.ndarray]  # reward -> what it gave each sample
+# (arrays of the rollout, what the rewards gave, step) -> the batches of a period.
+Batches = Callable[[Mapping[str, np.ndarray], Values, int], Sequence[dict[str, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +89,11 @@ class Groups:
           scope, limit, floor, unbiased: of losses.policy.group_advantages.
         """
 
-        def batches(
-            arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
-        ) -> list[dict[str, np.ndarray]]:
-            advantage = group_advantages(worth, self.index, scope, limit, floor, unbiased).values
-            parts = split_rows({**arrays, "rollout_advantage": advantage}, np.split(np.arange(len(worth)), updates))
-            known = np.split(~np.isnan(worth), updates)
+        def batches(arrays: Mapping[str, np.ndarray], values: Values, step: int) -> list[dict[str, np.ndarray]]:
+            found = self.judge.advantages(values, self.index, scope, limit, floor, unbiased)
+            whole = {**arrays, "rollout_advantage": np.nan_to_num(found)}
+            parts = split_rows(whole, np.split(np.arange(len(found)), updates))
+            known = np.split(~np.isnan(found), updates)
             teaches = lambda told: np.where(told.any(), told != 0, True)
             return [
                 {**part, "mask": (teaches(part["rollout_advantage"]) & some).astype(np.float32)}
@@ -119,7 +119,7 @@ class Groups:
 
         Args:
           rollout: what returns `judged`.
-          batches: (arrays of the rollout, what each sample is worth, step) -> the batches of a period, `every` of them.
+          batches: (arrays of the rollout, what the rewards gave, step) -> the batches of a period, `every` of them.
           every: how many updates learn from one rollout.
         """
         score = (
@@ -127,7 +127,7 @@ class Groups:
         )
         return Collect(
             rollout,
-            lambda made, scores, step: batches(made["batch"], self.worth(made, scores), step),
+            lambda made, scores, step: batches(made["batch"], {**made["rewards"], **(scores or {})}, step),
             every,
             score=score,
             chunks=self.chunks,
@@ -135,16 +135,16 @@ class Groups:
             drawn=self.batch_size,
         )
 
-    def worth(self, made: Mapping[str, Any], scores: Mapping[str, np.ndarray] | None) -> Float[np.ndarray, " n"]:
+    def worth(self, values: Values) -> Float[np.ndarray, " n"]:
         """What each sample is worth; NaN where it is not known."""
-        return self.judge.total({**made["rewards"], **(scores or {})}, self.index)
+        return self.judge.total(values, self.index)
 
     def _figures(self, made: Mapping[str, Any], scores: Mapping[str, np.ndarray] | None) -> dict[str, float]:
         drawn = made["batch"]["data"]
         samples = np.reshape(drawn, (-1, self.group_size, np.prod(drawn.shape[1:])))
         values = {**made["rewards"], **(scores or {})}
         means = {f"reward_{name}": mean_of_known(value) for name, value in values.items()}
-        flat = group_advantages(self.worth(made, scores), self.index).flat
+        flat = group_advantages(self.worth(values), self.index).flat
         failed = {"failed": self.judge.failed(values)} if self.judge.failures == "skip" else {}
         return {**means, "flat": flat, "spread": spread(samples), **failed}
 

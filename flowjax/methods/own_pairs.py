@@ -44,9 +44,8 @@ def own_pairs(
         draw = None if expected else np.random.default_rng((seed, step))
         return comparisons(worth, temperature, draw)
 
-    def batches(
-        arrays: Mapping[str, np.ndarray], worth: Float[np.ndarray, " n"], step: int
-    ) -> list[dict[str, np.ndarray]]:
+    def batches(arrays: Mapping[str, np.ndarray], values: groups.Values, step: int) -> list[dict[str, np.ndarray]]:
+        worth = grouped.worth(values)
         first, second, outcome = compare(worth, step)
         compared = {name: array[first] for name, array in arrays.items()}
         told = ~np.isnan(worth[first] - worth[second]) if expected else np.abs(outcome)

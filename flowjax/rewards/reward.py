@@ -15,7 +15,8 @@ A reward reads samples and the conditions they were drawn under, and gives one n
     )
 
 Rewards have units of their own. Where there are several, each is divided by its spread within groups before they are weighted
-(losses/policy.py); one alone is taken as it is.
+(losses/policy.py); one alone is taken as it is. Advantages are normalised once: that of several rewards is the weighted mean of
+theirs.
 
 A reward that raises, hangs or gives a number that is not finite stops the run (failures='stop'), or leaves its samples out
 (failures='skip'): their total is NaN, and the others are compared as if those samples were not there. Nothing is ever trained
@@ -32,7 +33,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from flowjax.choices import Spec, build, choose
 from flowjax.contract import DataSpec, Params, Role
-from flowjax.losses.policy import combined_rewards
+from flowjax.losses.policy import combined_rewards, group_advantages
 from flowjax.rewards.calls import RewardMistake, Score, checked, concurrently, told
 
 Values = Float[Array, " b"]
@@ -147,7 +148,9 @@ class Rewards:
             )
             return np.full(len(samples), np.nan)
 
-    def total(self, values: Mapping[str, Array | np.ndarray], groups: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    def total(
+        self, values: Mapping[str, Array | np.ndarray], groups: Int[np.ndarray, " n"], **spread: Any
+    ) -> Float[np.ndarray, " n"]:
         """One number for each sample: the only reward times its weight, or the weighted mean of several by their spread.
 
         NaN for a sample that is left out; the others' total does not depend on it.
@@ -155,6 +158,7 @@ class Rewards:
         Args:
           values: what `values` and `score` gave, together.
           groups: which samples are compared with one another.
+          **spread: of several, options of losses.policy.combined_rewards.
         """
         values = self._complete(values)
         finite = np.logical_and.reduce([np.isfinite(value) for value in values.values()])
@@ -173,8 +177,31 @@ class Rewards:
             ((name, value),) = kept.items()
             total[finite] = self.weights[name] * value
         elif finite.any():
-            total[finite] = combined_rewards(kept, dict(self.weights), np.asarray(groups)[finite])
+            total[finite] = combined_rewards(kept, dict(self.weights), np.asarray(groups)[finite], **spread)
         return total
+
+    def advantages(
+        self,
+        values: Mapping[str, Array | np.ndarray],
+        groups: Int[np.ndarray, " n"],
+        scope: str,
+        limit: float,
+        floor: float,
+        unbiased: bool,
+    ) -> Float[np.ndarray, " n"]:
+        """How much more each sample is worth than those it is compared with: equation (3) of losses/policy.py of the only
+        reward, (4) of several. NaN for a sample that is left out.
+
+        Args:
+          values, groups: as for `total`.
+          scope, limit, floor, unbiased: of losses.policy.group_advantages.
+        """
+        if len(self.each) > 1:
+            found = self.total(values, groups, scope=scope, floor=floor, unbiased=unbiased)
+            return np.clip(found, -limit, limit).astype(np.float32)
+        worth = self.total(values, groups)
+        found = group_advantages(worth, np.asarray(groups), scope, limit, floor, unbiased).values
+        return np.where(np.isnan(worth), np.float32(np.nan), found)
 
     def failed(self, values: Mapping[str, Array | np.ndarray]) -> float:
         """The share of samples that are left out: those with a reward that is no finite number.

@@ -89,6 +89,9 @@ def test_several_rewards_count_by_their_weights_not_by_their_units():
     both = combined_rewards(dict(a=first, b=second), dict(a=0.75, b=0.25), groups)
     scaled = combined_rewards(dict(a=1e3 * first + 7, b=second), dict(a=3.0, b=1.0), groups)
     np.testing.assert_allclose(both, scaled, atol=1e-3)
+    of_all = combined_rewards(dict(a=first, b=9 * second), dict(a=1.0, b=-3.0), groups, "all", floor=0.0, unbiased=True)
+    unit = lambda x: (x - x.reshape(5, 8).mean(1).repeat(8)) / x.std(ddof=1)
+    np.testing.assert_allclose(of_all, 0.25 * unit(first) - 0.75 * unit(second), atol=1e-6)
     alone = combined_rewards(dict(a=first), dict(a=-2.0), groups)
     np.testing.assert_allclose(alone, -group_advantages(first, groups).values, rtol=1e-5)
     with pytest.raises(ValueError, match="one set of names"):

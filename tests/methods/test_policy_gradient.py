@@ -171,6 +171,43 @@ def test_groups_that_teach_nothing_are_left_out():
     assert first["mask"].all() and second["mask"].all() and first["rollout_advantage"].sum() == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "floor", "unbiased", "scope"),
+    [("dance_grpo", 1e-8, 1, "group"), ("mix_grpo", 1e-8, 0, "group"), ("flow_grpo", 1e-4, 0, "all")],
+)
+def test_the_advantage_of_several_rewards_is_the_weighted_mean_of_theirs_and_not_normalised_again(
+    name, floor, unbiased, scope
+):
+    """A = sum_m w_m (r_m - mean) / (s_m + floor) / sum |w_m|, of rewards of different units, with the method's own s."""
+    rewards = {**RIGHT, "near": dict(name="quadratic", weight=3.0)}
+    method, _ = made(name, rewards=rewards)
+    draw, arrays = np.random.default_rng(0), {"data": np.zeros((SIZE, 1), np.float32), "row": np.arange(SIZE)}
+    values = {"right": 1e3 * draw.normal(size=SIZE), "near": 1e-5 * draw.normal(size=SIZE) - 7.0}
+    values["near"][:GROUP] = -7.0  # one reward has nothing to say of the first group: the other's share is all there is
+    (batch,) = method.collect.batches({"batch": arrays, "rewards": values}, None, 0)
+    of_groups = lambda x: x.reshape(-1, GROUP)
+
+    def own(x):
+        centred = of_groups(x) - of_groups(x).mean(axis=1, keepdims=True)
+        spread = of_groups(x).std(axis=1, ddof=unbiased, keepdims=True) if scope == "group" else x.std(ddof=unbiased)
+        return (centred / (spread + floor)).ravel()
+
+    expected = 0.25 * own(values["right"]) + 0.75 * own(values["near"])
+    np.testing.assert_allclose(batch["rollout_advantage"], expected, rtol=1e-4, atol=1e-5)
+    assert batch["mask"].all()
+
+
+def test_a_sample_of_which_one_of_several_rewards_is_not_known_is_left_out():
+    rewards = {**RIGHT, "near": dict(name="quadratic")}
+    method, _ = made(rewards=rewards, failures="skip", advantage_limit=1.5)
+    draw, arrays = np.random.default_rng(0), {"data": np.zeros((SIZE, 1), np.float32), "row": np.arange(SIZE)}
+    values = {name: draw.normal(size=SIZE) for name in rewards}
+    values["near"][3] = np.nan
+    (batch,) = method.collect.batches({"batch": arrays, "rewards": values}, None, 0)
+    assert batch["mask"].sum() == SIZE - 1 and batch["mask"][3] == 0 and batch["rollout_advantage"][3] == 0
+    assert np.abs(batch["rollout_advantage"]).max() == 1.5
+
+
 def test_every_curve_has_a_reading_and_every_reading_a_curve():
     method, executor = made()
     batch, params, feed = first_batch(method, executor)
