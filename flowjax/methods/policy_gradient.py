@@ -17,7 +17,8 @@ flow_grpo_fast is flow_grpo with a window of two steps, whose first is one of fi
 log-probabilities averaged over elements: Flow-GRPO 10 steps with a = .7, groups of 24, two updates a rollout, clip 1e-4,
 divergence_weight .04 of the `published` divergence, guidance in rollout and loss, an adapter of rank 32 with AdamW at 3e-4;
 DanceGRPO 16 steps with eta = .3, groups of 12, clip 1e-4, no divergence, all weights at 1e-5; MixGRPO 25 steps with a = .7,
-groups of 12, a window of 4 that moves by 1 every 25 rollouts.
+groups of 12, a window of 4 that moves by 1 every 25 rollouts. Under guidance the published code of Flow-GRPO lets no gradient
+through the prediction without conditions; here both have one, for the density of a step depends on both.
 
 The student starts from `config.restore.student`, or is an adapter on it. The reference is what the student was at the start, a
 frozen copy: where the student is an adapter, of the adapter alone.

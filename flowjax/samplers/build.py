@@ -225,7 +225,9 @@ def make_field(
     params: Mapping[str, PyTree],
     branches: Mapping[str, Mapping[str, Array]],
 ) -> Field | MemoryField:
-    """The guided field of parameters and conditions (make_branches); both branches share one network call."""
+    """The guided field of parameters and conditions (make_branches); both branches share one network call, and a gradient by
+    the parameters flows through both.
+    """
     tree = params[parts.role]
 
     def followed(x, t, *to):
