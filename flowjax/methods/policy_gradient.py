@@ -21,7 +21,7 @@ groups of 12, a window of 4 that moves by 1 every 25 rollouts. Under guidance th
 through the prediction without conditions; here both have one, for the density of a step depends on both.
 
 The student starts from `config.restore.student`, or is an adapter on it. The reference is what the student was at the start, a
-frozen copy: where the student is an adapter, of the adapter alone.
+frozen copy: where the student is an adapter, the frozen base of it.
 """
 
 import functools
