@@ -72,8 +72,6 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
-# Resolution -> part -> another hold and number of updates.
-OTHER = {32: {"dance_grpo": (0.03, 120)}}
 WATCH = {"watchdog.count": 128, "watchdog.steps": 10}
 QUIET = (
     "--config.evaluators={}",
@@ -88,9 +86,6 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
 
     def run(options: argparse.Namespace) -> None:
         argument, changes, updates = CASES[name]
-        hold, updates = OTHER.get(options.resolution, {}).get(name, (None, updates))
-        if hold is not None:
-            argument = f"{argument.partition(',hold=')[0]},hold={hold}"
         argument = f"run={teacher(options)},{argument},updates={updates}"
         argument += ",tiny" if options.tiny else ""
         own = dict(changes) if options.tiny else {**changes, **WATCH, "data.objects": (2, 2)}
