@@ -127,12 +127,12 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     config.text = dict(name="embedding", width=64)
     config.network = network
-    if options.network == "small":
-        config.network.patch = max(1, resolution // 16)
     if resolution < 32:
         config.data.sizes, config.data.loose = ("large",), 0.0
-        if options.network in ("dit", "mmdit"):
+        if "patch" in config.network:
             config.network.patch = 2
+    if options.network == "small":
+        config.network.patch = max(1, resolution // 16)
     config.method = dict(name="flow_matching", prediction="data", loss="velocity", label_dropout=0.1)
     config.time = times(resolution)
     config.optimizer = dict(name="muon", learning_rate=1e-2, warmup_steps=100, decay="cosine", final_fraction=0.02)

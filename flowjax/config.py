@@ -58,15 +58,8 @@ CHANGEABLE = (
     "name", "steps", "steps_per_dispatch", "gradient_accumulation", "loader", "samplers", "sample", "evaluation", "evaluators",
     "when", "checkpoint", "writers", "nan_guard", "parallel", "sharding", "mesh", "partition_rules",
 )  # fmt: skip
-
-
-# Single entries that may change as well: when a watched run has to end. All else of a watchdog is part of the state.
-LIMITS = tuple(
-    f"watchdog.{limit}"
-    for limit in (
-        "largest_divergence", "least_spread", "least_gain", "largest_flat", "largest_clipped", "largest_failed",
-    )
-)  # fmt: skip
+# So begin the entries that may change as well: when a watched run has to end. All else of a watchdog is part of the state.
+LIMITS = ("watchdog.largest_", "watchdog.least_")
 
 
 class ConfigError(ValueError):
@@ -415,7 +408,7 @@ def refuse_another_run(config: ConfigDict, saved: Mapping[str, Any], step: int) 
     changed = [
         f"{path}: {then.get(path, 'not there')!r} then, {now.get(path, 'not there')!r} now"
         for path in sorted(now.keys() | then.keys())
-        if path.split(".")[0] not in CHANGEABLE and path not in LIMITS and now.get(path) != then.get(path)
+        if path.split(".")[0] not in CHANGEABLE and not path.startswith(LIMITS) and now.get(path) != then.get(path)
     ]
     if changed:
         shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")

@@ -118,8 +118,7 @@ class Sampler:
       description: plain values for receipts (sampler, steps, nfe, guidance_scale, ...).
       shape: of one sample, where it is not that of the data's examples.
       grid: the times it visits, for the check of the training density against it; None when there is no fixed grid.
-      brings: roles that a method need not know, such as the reward model that chooses among draws: its method has them too,
-        joined here for `samplers`, and by the method itself for a sampler that draws its rollouts.
+      brings: roles that a method need not know, such as the reward model that chooses among draws: its method has them too.
     """
 
     draw: Callable[[Params, Mapping[str, Array], Key[Array, " b"]], Float[Array, "b ..."]]
@@ -170,6 +169,7 @@ class Collect:
       metrics: (rollout arrays, scores) -> figures for the logs (mean reward, share of failures).
       drawn: how many examples one collection draws, where its batches share them out; None where each of the `every` batches
         has config.batch_size of them, new ones or once more.
+      brings: roles that what draws the rollout reads (Sampler.brings): the method has them too.
       get_state: what the host remembers between collections (running means of rewards), as plain JSON values.
       set_state: takes what get_state gave, from a checkpoint.
     """
@@ -181,6 +181,7 @@ class Collect:
     chunks: int = 1
     metrics: Callable[[PyTree, PyTree], Mapping[str, float]] | None = None
     drawn: int | None = None
+    brings: Mapping[str, Role] = dataclasses.field(default_factory=dict)
     get_state: Callable[[], Any] | None = None
     set_state: Callable[[Any], None] | None = None
 
@@ -237,7 +238,8 @@ class Method:
     readings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        brought = {name: role for sampler in self.samplers.values() for name, role in sampler.brings.items()}
+        bringing = [*self.samplers.values(), *([] if self.collect is None else [self.collect])]
+        brought = {name: role for one in bringing for name, role in one.brings.items()}
         object.__setattr__(self, "roles", {**brought, **self.roles})
         for name, role in self.roles.items():
             self._check_role(name, role)

@@ -45,7 +45,7 @@ SHOWN = 8  # captions in a picture
 TEACHER = "configs/shapes.py:network=small,resolution={}"
 SCENES = ("--config.data.sizes=('large',)", "--config.data.loose=0.0")  # the same at every resolution
 # Resolution -> updates and rate of both trainings. Who is told wrongly has to read noisy pictures for themselves, which takes
-# long to learn at 32 x 32; until then kinds are a blend of the two, and no reward can mend that.
+# long to learn at 32 x 32; until then kinds are a blend of the two, which tuning did not mend.
 PRETRAINING = {16: ("--config.steps=8000",), 32: ("--config.steps=16000",)}
 CARELESS = {16: ("--config.steps=1200", "--config.optimizer.learning_rate=5e-3"), 32: ("--config.steps=8000",)}
 WRONG = "--config.data.wrong=0.3"

@@ -76,16 +76,11 @@ def best_of(
 
     reference = {"reference": Role(copy_of="student")} if policy == "reference" else {}
     return Method(
-        roles={
-            **drawer.brings,
-            **joined(
-                {"student": student_role(config, setting.network), **reference},
-                grouped.judge.roles,
-                average_roles(config),
-            ),
-        },
+        roles=joined(
+            {"student": student_role(config, setting.network), **reference}, grouped.judge.roles, average_roles(config)
+        ),
         phases={"best": Phase(loss, trains=("student",))},
         samplers=make_samplers(config, setting),
-        collect=grouped.collect(grouped.rollout(drawer), batches, updates),
+        collect=grouped.collect(grouped.rollout(drawer), batches, updates, drawer.brings),
         readings=READINGS,
     )

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys
 from flowjax.choices import Spec
-from flowjax.contract import Batch, Collect, DataSpec, Params, Sampler
+from flowjax.contract import Batch, Collect, DataSpec, Params, Role, Sampler
 from flowjax.losses.policy import group_advantages
 from flowjax.methods.parts import Setting, conditions_of, sampler_of
 from flowjax.models.network import Conditions
@@ -114,6 +114,7 @@ class Groups:
         rollout: Rollout,
         batches: Batches,
         every: int,
+        brings: Mapping[str, Role] | None = None,
     ) -> Collect:
         """A collection in groups.
 
@@ -121,6 +122,7 @@ class Groups:
           rollout: what returns `judged`.
           batches: (arrays of the rollout, what the rewards gave, step) -> the batches of a period, `every` of them.
           every: how many updates learn from one rollout.
+          brings: roles that what draws the rollout reads.
         """
         score = (
             (lambda made: self.judge.score(made["judged"], conditions_of(made["batch"]))) if self.judge.hosted else None
@@ -133,6 +135,7 @@ class Groups:
             chunks=self.chunks,
             metrics=self._figures,
             drawn=self.batch_size,
+            brings=brings or {},
         )
 
     def worth(self, values: Values) -> Float[np.ndarray, " n"]:

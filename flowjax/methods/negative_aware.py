@@ -119,22 +119,22 @@ def negative_aware(
         )
 
     return Method(
-        roles={
-            **policy.brings,
-            **joined(
-                {
-                    STUDENT: student_role(config, setting.network),
-                    OLD: Role(copy_of=STUDENT, track=Track(STUDENT, follow_rate(updates, slope, highest, start))),
-                    REFERENCE: Role(copy_of=STUDENT),
-                },
-                grouped.judge.roles,
-                average_roles(config),
-            ),
-        },
+        roles=joined(
+            {
+                STUDENT: student_role(config, setting.network),
+                OLD: Role(copy_of=STUDENT, track=Track(STUDENT, follow_rate(updates, slope, highest, start))),
+                REFERENCE: Role(copy_of=STUDENT),
+            },
+            grouped.judge.roles,
+            average_roles(config),
+        ),
         phases={"contrast": Phase(loss, trains=(STUDENT,))},
         samplers=make_samplers(config, setting),
         collect=grouped.collect(
-            grouped.rollout(policy), grouped.with_advantages(updates, advantage_scope, advantage_limit), updates
+            grouped.rollout(policy),
+            grouped.with_advantages(updates, advantage_scope, advantage_limit),
+            updates,
+            policy.brings,
         ),
         checks={"start": start_check},
         readings=READINGS,

@@ -52,7 +52,7 @@ def own_pairs(
         compared |= {"others": arrays["data"][second][:, None], "outcome": outcome, "mask": told.astype(np.float32)}
         return groups.split_rows(compared, np.split(np.arange(len(first)), updates))
 
-    return grouped.collect(grouped.rollout(policy), batches, updates)
+    return grouped.collect(grouped.rollout(policy), batches, updates, policy.brings)
 
 
 def comparisons(worth: Float[np.ndarray, " n"], temperature: float, draw: np.random.Generator | None) -> Rows:

@@ -225,12 +225,11 @@ def preference(
     setting = make_setting(config, data, prediction)
     halves = 2 if unbiased else 1
     of_half = draws // halves
-    grouped, collect, brought = None, None, {}
+    grouped, collect = None, None
     if rewards is not None:
         grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
         sampler = groups.make_policy(setting, rollout, policy)
         collect = own_pairs(grouped, sampler, updates, temperature, expected, config.seed)
-        brought = sampler.brings
     elif data.compared != 2:
         found = f"rank {data.compared} examples" if data.compared else "compare nothing"
         raise ValueError(
@@ -309,14 +308,11 @@ def preference(
     if reference_every:
         follow = Track(STUDENT, lambda step: jnp.where((step + 1) % reference_every == 0, 1.0, 0.0))
     return Method(
-        roles={
-            **brought,
-            **joined(
-                {STUDENT: student_role(config, setting.network), REFERENCE: Role(copy_of=STUDENT, track=follow)},
-                grouped.judge.roles if grouped is not None else {},
-                average_roles(config),
-            ),
-        },
+        roles=joined(
+            {STUDENT: student_role(config, setting.network), REFERENCE: Role(copy_of=STUDENT, track=follow)},
+            grouped.judge.roles if grouped is not None else {},
+            average_roles(config),
+        ),
         phases={"preference": Phase(phase_loss, trains=(STUDENT,))},
         samplers=make_samplers(config, setting),
         collect=collect,
