@@ -1,4 +1,4 @@
-"""A finished run, tuned by what its samples are worth.
+"""A finished run, tuned by what its samples are worth, or by what people found better.
 
     python -m flowjax.main --config=configs/points.py --workdir=runs/points
     python -m flowjax.main --config=configs/preference.py:run=runs/points                          # Flow-GRPO, to the right
@@ -6,6 +6,8 @@
     python -m flowjax.main --config=configs/preference.py:run=runs/shapes,reward=scene,guidance=2.5    # the parser of captions
     python -m flowjax.main --config=configs/preference.py:run=runs/digits,reward=brightness,rank=16    # an adapter
     python -m flowjax.main --config=configs/preference.py:run=runs/student,method=draft,sampler=own    # a student of few steps
+    python -m flowjax.main --config=configs/preference.py:run=runs/shapes,reward=runs/reward_shapes # a reward model
+    python -m flowjax.main --config=configs/preference.py:run=runs/shapes,method=dpo,data=FOLDER    # what people found better
     python -m flowjax.sweep --config=configs/preference.py:run=runs/points --out=runs/preference       # every method
 
 It goes on from the run's parameters with the run's network, data and path; conditions of the data are those that samples are
@@ -13,6 +15,10 @@ drawn under. A watchdog holds the model against the one it began as: reward, a h
 and as a curve in report.html. It stops a run that drifts further than `divergence` nats (100, or one for each element of larger
 examples, unless told; 0 for any), or keeps less than `spread` of the first spread; with several updates a rollout
 (method.updates), also one that clips nearly every step. `held` is the reward that it alone knows.
+
+`reward`, and `held`, may name the folder of a reward model (configs/reward_model.py). With `data`, a folder of comparisons or,
+for KTO, of pictures that were judged by themselves (flowjax/data/comparisons.py), DPO and KTO draw nothing and know no reward:
+they learn from these, whose captions are read in the words of the run.
 
 `hold` says how firmly the reference holds: a reward alone is worth any drift. It is the weight of the divergence in policy
 gradients, which sum log-probabilities over the elements of a sample so that the divergence is that of whole steps; beta of
@@ -25,10 +31,13 @@ the data holds them, and a student has no divergence: what ends the run is its s
 is held out.
 """
 
+import pathlib
+from typing import Any
+
 from flowjax import sweep as hyper
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule
-from flowjax.methods.finished import adopt, reference_of_run
+from flowjax.methods.finished import adopt, like_run, reference_of_run
 from flowjax.samplers.build import default_name
 
 REWARDS = {
@@ -73,14 +82,15 @@ LEAST_GAIN = -0.1  # of captions read right
 CLIPPED = 0.9  # a policy of which so much is clipped moves too fast
 HOSTED, CHUNKS = ("scene", "compressibility"), 4  # judged on the host while the device draws the next chunk
 GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
+COMPARED = ("dpo", "kto")  # they also learn from what was compared beforehand
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Options: run = a finished run's folder; method, reward = one of METHODS, REWARDS; held = another of REWARDS, or none;
-    hold, guidance, divergence, spread: see above, a hold or divergence of -1 for its own, 0 for none; sampler = method or own;
-    updates = steps; rank = of an adapter; tiny."""
+    """Options: run = a finished run's folder; method = one of METHODS; reward = one of REWARDS (linear) or a reward model's
+    folder; held = another, or none; data = a folder of comparisons; hold, guidance, divergence, spread: see above, a hold or
+    divergence of -1 for its own, 0 for none; sampler = method or own; updates = steps; rank = of an adapter; tiny."""
     known = dict(
-        run="", method="flow_grpo", reward="linear", held="", hold=-1.0, guidance=0.0, divergence=FAR, spread=0.1
+        run="", method="flow_grpo", reward="", held="", data="", hold=-1.0, guidance=0.0, divergence=FAR, spread=0.1
     )
     options = parse_argument(argument, **known, sampler="method", updates=300, rank=0, tiny=False)
     if not options.run:
@@ -88,18 +98,18 @@ def get_config(argument: str = "") -> ConfigDict:
     config = defaults()
     theirs = adopt(config, options.run, "The run that is tuned")
     rollout, held, more = choose("method", options.method, METHODS)
-    config.name = f"{theirs.name}_{options.method}_{options.reward}"
+    subject = options.data or options.reward or "linear"
+    config.name = f"{theirs.name}_{options.method}_{pathlib.Path(subject).name}"
     config.steps = options.updates
     config.batch_size = 256
     config.steps_per_dispatch = 1
     guidance = dict(name="cfg", scale=options.guidance) if options.guidance else dict(name="none")
-    config.method = dict(
-        name=options.method,
-        rewards=choose("reward", options.reward, REWARDS),
-        rollout=dict(rollout, guidance=guidance),
-        prediction=theirs.method.get("prediction", "velocity"),
-        **more,
-    )
+    config.method = dict(name=options.method, prediction=theirs.method.get("prediction", "velocity"), **more)
+    if options.data:
+        learn_from(config, theirs, options)
+    else:
+        config.method.rewards = rewards_of("reward", subject)
+        config.method.rollout = dict(rollout, guidance=guidance)
     if options.reward in HOSTED and options.method not in GRADIENT:  # those refuse such a reward, and say why
         config.method.chunks = CHUNKS
     if held is not None:
@@ -112,9 +122,10 @@ def get_config(argument: str = "") -> ConfigDict:
     config.samplers = dict(default=dict(name="heun", steps=20, grid=GRID, role="ema", guidance=guidance))
     config.watchdog = dict(name="reference", guidance=guidance)
     shapes = theirs.data.name == "shapes" and options.reward != "scene"
-    held = options.held or ("scene" if shapes else HELD[options.reward])
+    held = options.held or ("scene" if shapes else "none" if options.data else HELD.get(subject, "quadratic"))
     if held != "none":
-        config.watchdog.rewards = {f"held_{held}": next(iter(choose("held", held, REWARDS).values()))}
+        (watched,) = rewards_of("held", held).values()
+        config.watchdog.rewards = {f"held_{pathlib.Path(held).name}": watched}
     if held == "scene":
         config.watchdog.least_gain = LEAST_GAIN
     if "clip" in config.method:
@@ -138,7 +149,7 @@ def get_config(argument: str = "") -> ConfigDict:
     if options.tiny:
         config.name += "_tiny"
         config.steps, config.batch_size = 4, 32
-        if options.method not in GRADIENT:
+        if "group_size" in config.method:
             config.method.group_size = min(8, config.method.group_size)
         config.watchdog.count, config.watchdog.steps = 32, 2
         if not own:
@@ -147,6 +158,28 @@ def get_config(argument: str = "") -> ConfigDict:
         config.when.sample = config.when.evaluate = schedule(at_percent=(50, 100))
         config.when.checkpoint = schedule(every_steps=2)
     return config
+
+
+def rewards_of(kind: str, word: str) -> dict[str, dict[str, Any]]:
+    """One of REWARDS, or the score of a reward model's folder."""
+    if word not in REWARDS and pathlib.Path(word.partition(":")[0]).is_dir():
+        return dict(liked=dict(name="model", restore_from=word))
+    return choose(kind, word, REWARDS)
+
+
+def learn_from(config: ConfigDict, theirs: ConfigDict, options: ConfigDict) -> None:
+    """Learns from a folder of comparisons: pictures of the run's size, captions in its words."""
+    if options.method not in COMPARED or options.reward or options.sampler != "method":
+        raise ValueError(
+            f"data={options.data} with method={options.method}, reward={options.reward or 'none'}, sampler={options.sampler}: "
+            f"comparisons are learnt from by {' and '.join(COMPARED)}, which then draw nothing and know no reward. Train a "
+            "reward model on them for the others (configs/reward_model.py), or leave the rest out."
+        )
+    folder = dict(name="comparisons", path=options.data, **like_run(theirs, options.run))
+    config.data = dict(theirs.data, source=folder) if theirs.data.name == "encoded" else folder
+    config.evaluators = {}  # the run's are of the run's data
+    config.batch_size = 64
+    del config.method["group_size"]
 
 
 def draw_as(config: ConfigDict, theirs: ConfigDict, options: ConfigDict) -> None:

@@ -5,15 +5,20 @@
     python -m flowjax.main --config=configs/reward_model.py:data=shapes,kind=degraded
     python -m flowjax.main --config=configs/reward_model.py:data=shapes,examples=3,loss=ranking
     python -m flowjax.main --config=configs/reward_model.py:data=shapes,run=runs/shapes        # sees through a finished flow
+    python -m flowjax.main --config=configs/reward_model.py:data=shapes,kind=style,features=efficientnet_lite0
     python -m flowjax.main --config=configs/reward_model.py:data=FOLDER               # pictures that people compared
 
 A FOLDER has comparisons.jsonl (flowjax/data/comparisons.py); `python -m flowjax.data.compare` writes one. Its captions are
-read word by word. Held-out accuracy stands beside the best there can be, where the noise of the comparisons is known.
+read word by word, or as the flow reads them that is seen through. Held-out accuracy stands beside the best there can be, where
+the noise of the comparisons is known.
+
+`features` are those of `python -m flowjax.data.prepare efficientnet_lite0`. On a CPU look at smaller pictures than it was made
+for: --config.method.scorer.trunk.input_size=64.
 """
 
 from flowjax.choices import choose
 from flowjax.config import ConfigDict, defaults, parse_argument, schedule
-from flowjax.methods.finished import config_of_run
+from flowjax.methods.finished import config_of_run, like_run
 
 DIT = dict(name="dit", width=48, depth=3, heads=2)
 KINDS = ("caption", "degraded", "style")
@@ -21,12 +26,18 @@ KINDS = ("caption", "degraded", "style")
 
 def get_config(argument: str = "") -> ConfigDict:
     """Options: data = points, shapes, emoji or a folder; kind = caption, degraded, style (of shapes); loss = pair, tie,
-    ranking; examples = of a comparison; run = a finished flow whose tokens are scored; size = pixels of a side (16 for shapes,
-    else 32); tiny.
+    ranking; examples = of a comparison; run = a finished flow whose tokens are scored, or features = a published image network
+    whose vector is, beside that of the caption; size = pixels of a side (16 for shapes, else 32, or the flow's); tiny.
     """
     options = parse_argument(
-        argument, data="points", kind="caption", loss="pair", examples=2, run="", size=0, tiny=False
+        argument, data="points", kind="caption", loss="pair", examples=2, run="", features="", size=0, tiny=False
     )
+    seen = [name for name in ("run", "features") if options[name]]
+    if len(seen) > 1 or (seen and options.data == "points"):
+        raise ValueError(
+            f"data={options.data} with {' and '.join(f'{name}={options[name]}' for name in seen)}: pictures are seen through a "
+            "flow, through a published network, or neither; points are scored as they are."
+        )
     choose("kind", options.kind, dict.fromkeys(KINDS))
     config = defaults()
     config.name = "reward" if options.data == "points" else f"reward_{options.data.strip('/').rpartition('/')[2]}"
@@ -37,17 +48,22 @@ def get_config(argument: str = "") -> ConfigDict:
         "shapes": dict(name="compared_shapes", kind=options.kind, resolution=options.size or 16, **known),
         "emoji": dict(name="compared_emoji", size=options.size or 32, tokenizer=dict(name="words"), **known),
     }
-    folder = dict(name="comparisons", path=options.data, size=options.size or 32, tokenizer=dict(name="words"))
+    theirs = config_of_run(options.run, "The trunk of the scorer") if options.run else None
+    shown = dict(size=options.size or 32, tokenizer=dict(name="words"))
+    if theirs is not None and options.data not in sources:
+        shown = like_run(theirs, options.run) | (dict(size=options.size) if options.size else {})
+    folder = dict(name="comparisons", path=options.data, **shown)
     if options.size < 32 and options.kind != "style":  # below 32 x 32 the kind of a small object cannot be told
         sources["shapes"]["sizes"] = ("large",)
     config.data = sources.get(options.data, folder)
     if options.data == "points":
         scorer = dict(name="mlp")
-    elif options.run:
-        theirs = config_of_run(options.run, "The trunk of the scorer").data
+    elif options.features:
+        scorer = dict(name="features", trunk=dict(name=options.features))
+    elif theirs is not None:
         for name in ("resolution", "objects", "sizes"):  # pictures as the flow has seen them
-            if options.data == "shapes" and name in theirs:
-                config.data[name] = theirs[name]
+            if options.data == "shapes" and name in theirs.data:
+                config.data[name] = theirs.data[name]
         scorer = dict(name="joint", trunk=dict(name="run", restore_from=options.run))
     else:
         side = options.size or (16 if options.data == "shapes" else 32)

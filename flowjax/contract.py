@@ -33,7 +33,8 @@ Params = Mapping[str, PyTree]  # role -> parameter tree
 #   others   [b, k-1, ...]  what each example was compared with under its conditions (DataSpec.compared = k): a ranking has the
 #                           best first, and
 #   present  [b, k-1]       False behind the end of one of fewer than k; there where k is above 2
-#   outcome  [b]            1 where the first is better, or the ranking holds; 0 for a tie, -1 where the other is better
+#   outcome  [b]            1 where the first is better, or the ranking holds; 0 for a tie, -1 where the other is better. Of an
+#                           example that was judged by itself (k = 1, without `others`): 1 good, -1 bad
 #   margin   [b]            by how much, where that is known
 #   rollout_...      what a rollout leaves for its loss (Collect), and no condition either
 #   any other name (label, text, size, ...) is a condition that the network may read.
@@ -363,7 +364,8 @@ class DataSpec:
       visible_multiple: what divides the sides of those images.
       observation_shape: of `observation` [b, ...], what is seen of a world in which an example is an action; () where
         examples are none.
-      compared: of how many examples each comparison is, where batches are comparisons (`others`, `outcome`); 0 where not.
+      compared: of how many examples each comparison is, where batches are comparisons (`others`, `outcome`); 1 where each
+        example was judged by itself (`outcome` alone); 0 where nothing is said of them.
     """
 
     shape: tuple[int, ...]
@@ -392,9 +394,10 @@ class DataSpec:
         return (*self.visible_shape, self.shape[-1]) if self.masked else tuple(self.shape)
 
     def __post_init__(self):
-        if self.compared < 0 or self.compared == 1:
+        if self.compared < 0:
             raise ValueError(
-                f"The data spec has compared={self.compared}; expected 2 or more examples of a comparison, or 0 for none."
+                f"The data spec has compared={self.compared}; expected the examples of a comparison, 1 for examples that were "
+                "judged by themselves, or 0 for none."
             )
         if self.class_weights and (
             len(self.class_weights) != self.num_classes

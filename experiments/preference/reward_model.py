@@ -1,9 +1,12 @@
 """Reward models held against the noise of the comparisons that they learn from.
 
-    python experiments/preference/reward_model.py [--tiny] [--parts points style degraded caption] [--work DIR] [--out DIR]
+    python experiments/preference/reward_model.py [--tiny] [--parts points style features ...] [--work DIR] [--out DIR]
+
+    points, style, degraded, caption, features
 
 Scores of points and of pictures of shapes are known, and so is how often the better example loses: held-out accuracy stands
-beside the best there can be.
+beside the best there can be. `features` is `style` again, by a head on the features of a published network, which have to be
+prepared (see the header of configs/reward_model.py).
 """
 
 import argparse
@@ -20,7 +23,9 @@ SHAPES = {
     "style": ("pair", "data=shapes,kind=style", 800),
     "degraded": ("pair", "data=shapes,kind=degraded", 2_000),
     "caption": ("pair", "data=shapes,kind=caption", 4_000),
+    "features": ("pair", "data=shapes,kind=style,features=efficientnet_lite0", 800),
 }
+SEEN = {"features": ("--config.method.scorer.trunk.input_size=64",)}
 
 
 def reward_run(options: argparse.Namespace, name: str, argument: str, *overrides: str) -> list[dict]:
@@ -47,7 +52,11 @@ def shapes(kind: str) -> Callable[[argparse.Namespace], None]:
 
     def part(options: argparse.Namespace) -> None:
         loss, argument, steps = SHAPES[kind]
-        more = ["--config.data.objects=(1, 1)"] + ([] if options.tiny else [f"--config.steps={steps}"])
+        more = ["--config.data.objects=(1, 1)", *SEEN.get(kind, ())]
+        if not options.tiny:
+            more.append(f"--config.steps={steps}")
+        elif kind in SEEN:  # which nobody has to prepare
+            more.append("--config.method.scorer.trunk.weights=random")
         found = reward_run(options, f"shapes_{kind}", argument, *more)
         picture = sorted((options.work / f"shapes_{kind}" / SAMPLES).glob("*_default.png"))[-1]
         shutil.copyfile(picture, options.out / f"reward_{kind}.png")

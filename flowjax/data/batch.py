@@ -77,7 +77,14 @@ def _check_comparisons(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
             )
         return
     rest = spec.compared - 1
-    wanted = {"others": ((rest, *spec.shape), np.float32), "outcome": ((), np.int32)}
+    wanted: dict[str, tuple[tuple[int, ...], type]] = {"outcome": ((), np.int32)}
+    if rest:
+        wanted["others"] = ((rest, *spec.shape), np.float32)
+    elif "others" in batch:
+        raise ValueError(
+            "The data spec says that examples were judged by themselves (compared=1), and the batch has 'others'. Give the "
+            "spec the number of examples of a comparison, or leave them out."
+        )
     if rest > 1:
         wanted["present"] = ((rest,), np.bool_)
     if "margin" in batch:
@@ -89,11 +96,11 @@ def _check_comparisons(batch: Mapping[str, np.ndarray], spec: DataSpec) -> None:
                 f"The data spec has comparisons of {spec.compared} examples, and the batch entry '{name}' is {found}; it must "
                 f"be {np.dtype(kind)}{['examples', *shape]}."
             )
-    known = (-1, 0, 1) if rest == 1 else (1,)
+    known = (-1, 0, 1) if rest < 2 else (1,)
     if not np.isin(batch["outcome"], known).all():
         raise ValueError(
             f"The outcomes of comparisons of {spec.compared} examples are {np.unique(batch['outcome'])[:5]}; expected of "
-            f"{known}: only of two examples may the second be better, or neither."
+            f"{known}: a ranking has the best first."
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from flowjax import disk
 from flowjax.choices import build
-from flowjax.data.comparisons import FILE, OUTCOMES
+from flowjax.data.comparisons import FILE, OUTCOMES, RANKING
 from flowjax.data.sources import Source
 
 
@@ -36,7 +36,7 @@ def write_comparisons(
     from PIL import Image
 
     root = pathlib.Path(folder).expanduser()
-    if not source.spec.compared or len(source.spec.shape) != 3:
+    if source.spec.compared < 2 or len(source.spec.shape) != 3:
         raise ValueError(
             f"Only comparisons of pictures can be written; this source has examples of shape {tuple(source.spec.shape)}, "
             f"compared={source.spec.compared}."
@@ -47,7 +47,7 @@ def write_comparisons(
         raise ValueError(f"split='{split}'; expected 'train' or 'test'.")
     rows = source.dataset(seed, count, 0, count)[0] if split == "train" else source.reference(split, count, seed)
     prompts = source.tokenizer.decode(rows["tokens"]) if "tokens" in rows else [""] * count
-    words = {value: name for name, value in OUTCOMES.items() if name != "ranking"}
+    words = {value: name for name, value in OUTCOMES.items()}
     root.mkdir(parents=True, exist_ok=True)
     lines = []
     for row in range(count):
@@ -60,7 +60,7 @@ def write_comparisons(
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(root / name)
         ranked = source.spec.compared > 2
         entry: dict[str, Any] = {"prompt": prompts[row], "images": names}
-        entry["outcome"] = "ranking" if ranked else words[int(rows["outcome"][row])]
+        entry["outcome"] = RANKING if ranked else words[int(rows["outcome"][row])]
         if "label" in rows:
             entry["label"] = int(rows["label"][row])
         if "margin" in rows:

@@ -1,12 +1,15 @@
-"""A folder of pictures that were compared, one JSON object a line of comparisons.jsonl.
+"""A folder of pictures that were compared or judged, one JSON object a line of comparisons.jsonl.
 
     {"prompt": "a red circle", "images": ["a.png", "b.png"], "outcome": "first"}          or "second", or "tie"
     {"prompt": "two dogs", "images": ["best.png", ..., "worst.png"], "outcome": "ranking"}
+    {"prompt": "a blue ring", "images": ["a.png"], "outcome": "good"}                     or "bad"
 
 A line may also have `margin`, a number that says by how much the better one is better, `label`, the place of a class, and
 `group`: all comparisons of one group, or of one prompt where there is none, are of one split. What cannot be used (a line that
 is no comparison, a picture that is not there, a prompt with words that a strict tokenizer refuses) is left out and counted.
-Of comparisons of more than two, shorter ones are filled up with `present` False, and ties of two are left out.
+Of comparisons of more than two, shorter ones are filled up with `present` False, and ties of two are left out. Pictures that
+were judged by themselves are what a folder is of where it has nothing else, or with examples=1, when the better of two is
+good and the other bad; among comparisons they are left out.
 """
 
 import dataclasses
@@ -26,13 +29,15 @@ from flowjax.data.resizing import Fitted
 from flowjax.data.skipped import Skipped
 
 FILE = "comparisons.jsonl"
-OUTCOMES = {"first": 1, "tie": 0, "second": -1, "ranking": 1}
+OUTCOMES = {"first": 1, "tie": 0, "second": -1}  # of two
+ALONE = {"good": 1, "bad": -1}
+RANKING = "ranking"
 BROKEN = "line that is no comparison"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A line: pictures by name, the first ones better where `outcome` is 1; of two it may be 0 or -1."""
+    """A line: pictures by name, the first ones better where `outcome` is 1; of two it may be 0 or -1, and of one -1."""
 
     prompt: str
     images: tuple[str, ...]
@@ -54,9 +59,8 @@ def read_line(text: str) -> Comparison | None:
             and isinstance(group, (str, int))
             and isinstance(images, list)
             and all(isinstance(name, str) and name for name in images)
-            and len(set(images)) == len(images) >= 2
-            and outcome in OUTCOMES
-            and (outcome == "ranking" or len(images) == 2)
+            and len(set(images)) == len(images)
+            and outcome in _outcomes(len(images))
             and number(margin, (int, float))
             and (margin is None or np.isfinite(margin))
             and number(label, int)
@@ -64,7 +68,16 @@ def read_line(text: str) -> Comparison | None:
         )
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
-    return Comparison(prompt, tuple(images), OUTCOMES[outcome], margin, label, str(group)) if fits else None
+    if not fits:
+        return None
+    return Comparison(prompt, tuple(images), _outcomes(len(images))[outcome], margin, label, str(group))
+
+
+def _outcomes(count: int) -> dict[str, int]:
+    """Word -> outcome, for a line of so many pictures."""
+    if count < 2:
+        return ALONE if count else {}
+    return {RANKING: 1, **(OUTCOMES if count == 2 else {})}
 
 
 def list_comparisons(root: pathlib.Path, examples: int) -> tuple[list[Comparison], int, Skipped]:
@@ -72,7 +85,7 @@ def list_comparisons(root: pathlib.Path, examples: int) -> tuple[list[Comparison
 
     Args:
       root: the folder.
-      examples: of a comparison at most; 0 for those of the longest.
+      examples: of a comparison at most, 1 for pictures judged by themselves; 0 for those of the longest.
     """
     if not (root / FILE).is_file():
         other = f" It has {METADATA}: for pictures with captions use data source 'folder'."
@@ -88,11 +101,18 @@ def list_comparisons(root: pathlib.Path, examples: int) -> tuple[list[Comparison
             skipped.add(BROKEN, f"line {number}")
         elif missing := [name for name in one.images if not (root / name).is_file()]:
             skipped.add("picture that is not there", missing[0])
+        elif examples == 1:
+            found += _apart(one, skipped, f"line {number}")
         elif examples and len(one.images) > examples:
             skipped.add(f"ranking of more than {examples}", f"line {number}")
         else:
             found.append(one)
     longest = examples or max((len(one.images) for one in found), default=2)
+    if longest > 1:
+        for one in found:
+            if len(one.images) == 1:
+                skipped.add("picture judged by itself among comparisons", one.images[0])
+        found = [one for one in found if len(one.images) > 1]
     if longest > 2:  # the second of two is then put first; a tie has no place in a ranking
         ties = [one for one in found if one.outcome == 0]
         for one in ties:
@@ -102,13 +122,25 @@ def list_comparisons(root: pathlib.Path, examples: int) -> tuple[list[Comparison
     return found, longest, skipped
 
 
+def _apart(one: Comparison, skipped: Skipped, where: str) -> list[Comparison]:
+    """A line as pictures that were judged by themselves; ties and rankings say nothing of the kind, and are counted."""
+    if len(one.images) > 2 or one.outcome == 0:
+        skipped.add("tie, or ranking, where each picture is good or bad", where)
+        return []
+    if len(one.images) == 1:
+        return [one]
+    sides = (one.outcome, -one.outcome)
+    return [dataclasses.replace(one, images=(name,), outcome=side) for name, side in zip(one.images, sides)]
+
+
 class ComparedPictures(PictureSource):
-    """Pictures of one comparison are read together: `data` the first, `others` the rest."""
+    """Pictures of one comparison are read together: `data` the first, `others` the rest, where there are more."""
 
     def _rows(self, split: Any, indices: np.ndarray, choice: np.ndarray | None) -> dict[str, np.ndarray]:
         rows = super()._rows(split, indices, choice)
         pictures = rows.pop("data")
-        return {"data": np.ascontiguousarray(pictures[:, 0]), "others": pictures[:, 1:], **rows}
+        others = {"others": pictures[:, 1:]} if self.spec.compared > 1 else {}
+        return {"data": np.ascontiguousarray(pictures[:, 0]), **others, **rows}
 
 
 def comparisons(
@@ -121,7 +153,7 @@ def comparisons(
     examples: int = 0,
     test_share: float = 0.1,
 ) -> ComparedPictures:
-    """Pictures that were compared, decoded as they are needed.
+    """Pictures that were compared or judged, decoded as they are needed.
 
     Args:
       path: the folder, with comparisons.jsonl.
@@ -130,12 +162,13 @@ def comparisons(
       tokenizer: spec of the tokenizer, for example dict(name='words'); None for batches without captions.
       text_length: ids of a caption, 0 for the longest.
       labels: whether batches carry `label`, where every comparison has one.
-      examples: of a comparison at most; longer rankings are left out. 0 for those of the longest.
+      examples: of a comparison at most; longer rankings are left out. 1 for pictures that were judged by themselves, to which
+        pairs then come apart. 0 for those of the longest.
       test_share: the share of prompts, or of groups, that is held out.
     """
     check_test_share(test_share)
-    if size < 1 or examples < 0 or examples == 1:
-        raise ValueError(f"size={size}, examples={examples}; expected a positive size, and 2 or more examples, or 0.")
+    if size < 1 or examples < 0:
+        raise ValueError(f"size={size}, examples={examples}; expected a positive size, and 1 or more examples, or 0.")
     root, frame = pathlib.Path(path).expanduser(), Fitted((size, size, 3), fit)
     found, longest, skipped = list_comparisons(root, examples)
     parts: dict[str, list[Comparison]] = {"train": [], "test": []}
@@ -151,7 +184,7 @@ def comparisons(
         print(f"{path}: {skipped.message()}")
     every = [one for part in parts.values() for one in part]
     labelled = labels and all(one.label is not None for one in every)
-    weighed = any(one.margin is not None for one in every)
+    weighed = longest > 1 and any(one.margin is not None for one in every)
     facts = [_stamps(root, every), size, fit, longest, labelled, weighed]
 
     def pictures(part: list[Comparison]) -> FilePictures:

@@ -1,4 +1,4 @@
-r"""From captions to token ids and back: whole words, bytes, or word pieces (flowjax/data/wordpiece.py).
+r"""From captions to token ids and back: whole words, bytes, word pieces (flowjax/data/wordpiece.py), or as a finished run did.
 
 A tokenizer turns n captions into int32 ids [n, length], where 0 is padding and nothing else. A row of zeros is the
 absent caption that guidance and caption dropout use, and the empty string becomes one (of word pieces: a row that holds
@@ -290,7 +290,38 @@ def strictly(tokenizer: Tokenizer) -> Tokenizer:
     return dataclasses.replace(tokenizer, strict=True) if has_choice else tokenizer
 
 
-TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {"words": words, "bytes": utf8, "wordpiece": word_pieces}
+def of_run(captions: Sequence[str] = (), restore_from: str = "", length: int = 0, strict: bool = False) -> Tokenizer:
+    """The tokenizer that a finished run reads captions with, for other pictures: words keep the ids that its network knows.
+
+    Args:
+      captions: not read.
+      restore_from: the run's folder; needed.
+      length: ids in a row, which the run has settled; 0 for as many.
+      strict: refuse what it does not know, also where the run itself does not.
+    """
+    # Other tokenizers need neither a checkpoint nor all the sources, of which the run's is one.
+    from flowjax.data import SOURCES
+    from flowjax.models import stored
+
+    config = stored.config_of_run(restore_from, "The tokenizer 'run'")
+    source = build("data source", config["data"], SOURCES, seed=config["seed"], total_steps=config["steps"])
+    known = getattr(source, "tokenizer", None)
+    if known is None:
+        raise ValueError(f"The tokenizer 'run' is that of '{restore_from}', whose data have no captions. Leave it out.")
+    if length not in (0, known.length):
+        raise ValueError(
+            f"The tokenizer 'run' has captions of {known.length} ids, as '{restore_from}' reads them; {length} are asked for. "
+            "Leave the length out."
+        )
+    return strictly(known) if strict else known
+
+
+TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
+    "words": words,
+    "bytes": utf8,
+    "wordpiece": word_pieces,
+    "run": of_run,
+}
 
 
 def make_tokenizer(spec: Spec, captions: Sequence[str] = ()) -> Tokenizer:

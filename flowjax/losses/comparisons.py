@@ -79,16 +79,3 @@ def ranking_loss(scores: Float[Array, "b k"], present: Bool[Array, "b k"] | None
     # log sum_{j>=i}: a cumulative sum from the end, in logarithms.
     left = jax.lax.cumlogsumexp(jnp.where(present, scores, -jnp.inf), axis=1, reverse=True)
     return jnp.sum(jnp.where(present, jnp.where(present, left, 0.0) - scores, 0.0), axis=1)
-
-
-def share_loss(
-    scores: Float[Array, "b k"], shares: Float[Array, "b k"], temperature: float = 1.0
-) -> Float[Array, " b"]:
-    """Cross-entropy of softmax(scores / temperature) and the shares of votes; (0.5, 0.5) is a tie (Kirstain et al. 2023).
-
-    Args:
-      scores: of the examples that were voted on.
-      shares: of the votes, adding up to one.
-      temperature: in units of the scores.
-    """
-    return -jnp.sum(shares * jax.nn.log_softmax(scores / temperature, axis=1), axis=1)

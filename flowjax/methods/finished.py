@@ -1,6 +1,7 @@
 """A finished run as a part of another method: its network, path and prediction, and the role that holds its parameters."""
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -57,6 +58,27 @@ def adopt(config: ConfigDict, run: str, who: str) -> ConfigDict:
     for name in ADOPTED:
         config[name] = theirs[name]
     return theirs
+
+
+def like_run(theirs: ConfigDict, run: str) -> dict[str, Any]:
+    """What a source of other pictures is told, so that they are as large as a finished run's, and captions in its words.
+
+    Args:
+      theirs: the run's config.
+      run: its folder.
+
+    Returns:
+      The options `size`, and `tokenizer` where the run reads captions.
+    """
+    data = theirs.data.source if theirs.data.name == "encoded" else theirs.data
+    size = data.get("resolution") or data.get("size")
+    if not size:
+        raise ValueError(
+            f"Data of source '{data.name}', which '{run}' was trained on, name no size that other pictures could be brought "
+            "to. Give --config.data a source of your own."
+        )
+    captioned = theirs.text.name != "none" or theirs.data.name == "encoded"
+    return dict(size=size, **(dict(tokenizer=dict(name="run", restore_from=run)) if captioned else {}))
 
 
 def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:

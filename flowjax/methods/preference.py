@@ -5,7 +5,8 @@ r"""Preferences without a policy's likelihood: Diffusion-DPO and Flow-DPO, and D
 the two examples of a comparison at equal noise and equal time. Two places to have comparisons from:
 
 * a data source of comparisons (data/comparisons.py): `data` and `others` [b, 1, ...] with `outcome` 1 where the first is
-  better, -1 where the other is, 0 for a tie, which teaches nothing;
+  better, -1 where the other is, 0 for a tie, which teaches nothing; KTO, which asks of each example alone whether it is good,
+  also learns from such as were judged by themselves: `data` with `outcome` 1 or -1;
 * the model itself, where `rewards` and `rollout` are given: of each group of samples the best and the worst are compared or,
   with a `temperature`, all of them in twos, the outcome being drawn as Bradley and Terry have it or, with
   outcomes='expected', the loss being averaged over both.
@@ -89,18 +90,20 @@ UNPAIRED_READINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is made of what tuning has cost on the two examples of each comparison.
+    """What is made of what tuning has cost on the examples of each comparison.
 
     Attributes:
-      value: (costs of the first, of the second, outcome, mask) -> loss and metrics of each comparison.
+      value: (costs [examples of a comparison, b], outcome, mask) -> loss and metrics of each comparison.
       at_reference: the loss where student and reference are one.
       readings: of its metrics.
+      examples: of how many a comparison may be.
       whole: whether a comparison is held against the rest of its batch, which then must not be cut.
     """
 
-    value: Callable[[Array, Array, Array, Array], tuple[Float[Array, " b"], Metrics]]
+    value: Callable[[Float[Array, "k b"], Array, Array], tuple[Float[Array, " b"], Metrics]]
     at_reference: float
     readings: Mapping[str, str]
+    examples: tuple[int, ...] = (2,)
     whole: bool = False
 
 
@@ -111,7 +114,8 @@ def paired(beta: float) -> Objective:
       beta: of the method.
     """
 
-    def value(first: Array, second: Array, outcome: Array, mask: Array) -> tuple[Float[Array, " b"], Metrics]:
+    def value(costs: Float[Array, "2 b"], outcome: Array, mask: Array) -> tuple[Float[Array, " b"], Metrics]:
+        first, second = costs
         better, worse = jnp.where(outcome > 0, first, second), jnp.where(outcome > 0, second, first)
         return paired_preference_loss(better, worse, beta)
 
@@ -119,7 +123,7 @@ def paired(beta: float) -> Objective:
 
 
 def unpaired(beta: float, weight_good: float = 1.0, weight_bad: float = 1.0) -> Objective:
-    """Utilities of examples that are good or bad, felt from where one stands: the two of a comparison each for itself.
+    """Utilities of examples that are good or bad, felt from where one stands: those of a comparison each for itself.
 
     Args:
       beta: of the method.
@@ -131,15 +135,16 @@ def unpaired(beta: float, weight_good: float = 1.0, weight_bad: float = 1.0) -> 
             f"objective.weight_good={weight_good} and weight_bad={weight_bad}: expected weights, not both zero."
         )
 
-    def value(first: Array, second: Array, outcome: Array, mask: Array) -> tuple[Float[Array, " b"], Metrics]:
-        cost, side = jnp.stack([first, second], axis=1).ravel(), jnp.stack([outcome, -outcome], axis=1).ravel()
-        gain = average_gain(cost, jnp.repeat(mask * jnp.abs(outcome), 2))
+    def value(costs: Float[Array, "k b"], outcome: Array, mask: Array) -> tuple[Float[Array, " b"], Metrics]:
+        count = len(costs)
+        cost, side = costs.T.ravel(), jnp.stack([outcome, -outcome][:count], axis=1).ravel()
+        gain = average_gain(cost, jnp.repeat(mask * jnp.abs(outcome), count))
         found, metrics = unpaired_preference_loss(cost, side, gain, beta, weight_good, weight_bad)
-        of_pair = lambda array: jnp.mean(array.reshape(-1, 2), axis=1)
-        named = {name: of_pair(array) for name, array in metrics.items()}
-        return of_pair(found), {**named, "gain": jnp.broadcast_to(gain, outcome.shape)}
+        of_all = lambda array: jnp.mean(array.reshape(-1, count), axis=1)
+        named = {name: of_all(array) for name, array in metrics.items()}
+        return of_all(found), {**named, "gain": jnp.broadcast_to(gain, outcome.shape)}
 
-    return Objective(value, 0.25 * (weight_good + weight_bad), UNPAIRED_READINGS, whole=True)
+    return Objective(value, 0.25 * (weight_good + weight_bad), UNPAIRED_READINGS, examples=(1, 2), whole=True)
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {"paired": paired, "unpaired": unpaired}
@@ -225,15 +230,17 @@ def preference(
     setting = make_setting(config, data, prediction)
     halves = 2 if unbiased else 1
     of_half = draws // halves
+    count = 2 if rewards is not None else data.compared  # examples of a comparison
     grouped, collect = None, None
     if rewards is not None:
         grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
         sampler = groups.make_policy(setting, rollout, policy)
         collect = own_pairs(grouped, sampler, updates, temperature, expected, config.seed)
-    elif data.compared != 2:
-        found = f"rank {data.compared} examples" if data.compared else "compare nothing"
+    elif data.compared not in judged.examples:
+        found = {0: "compare nothing", 1: "judge each by itself"}.get(data.compared, f"rank {data.compared} examples")
+        wanted = "compared in twos" + (", or judged by themselves" if 1 in judged.examples else "")
         raise ValueError(
-            f"The method '{name}' learns from examples compared in twos, and these data {found}. Use a data source of such "
+            f"The method '{name}' learns from examples {wanted}, and these data {found}. Use a data source of such "
             "comparisons, or set method.rewards and method.rollout to compare the model's own samples."
         )
     else:
@@ -249,20 +256,21 @@ def preference(
 
     def costs(
         params: Params, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[Float[Array, "halves 2 b"], Float[Array, " n"]]:
-        """What tuning has cost on both examples of each comparison by either half, and the times at which that was measured."""
+    ) -> tuple[Float[Array, "halves k b"], Float[Array, " n"]]:
+        """What tuning has cost on the examples of each comparison by either half, and the times at which that was measured."""
         rows, cond = batch["row"], conditions_of(batch)
         keys = [jax.random.fold_in(key, index) for index in range(draws)]
         key_dropout = jax.random.fold_in(key, draws)
         drawn = [jax.random.split(one, 3) for one in keys]
         t = jnp.concatenate([times_of(rows, *one[:2], index) for index, one in enumerate(drawn)])
         noise = jnp.concatenate([fresh_noise(setting, batch, one[2]) for one in drawn])
-        # Both of a comparison one after the other, each as often as it is noised.
-        twice = lambda array: jnp.concatenate([array, array])
+        # All of a comparison one after the other, each as often as it is noised.
+        of_each = lambda array: jnp.concatenate([array] * count)
         often = lambda array: jnp.concatenate([array] * draws)
-        examples = jnp.concatenate([often(batch["data"]), often(batch["others"][:, 0])])
-        noises, times = twice(noise), twice(t)
-        conds = {name: twice(often(array)) for name, array in cond.items()}
+        compared = [batch["data"], *(batch["others"][:, place] for place in range(count - 1))]
+        examples = jnp.concatenate([often(array) for array in compared])
+        noises, times = of_each(noise), of_each(t)
+        conds = {name: of_each(often(array)) for name, array in cond.items()}
         x = setting.path.sample(noises, examples, times)
         wanted = target(setting.path, prediction, noises, examples, times)
         scale = error_ratio(setting.path, prediction, loss, times) ** 2
@@ -271,17 +279,17 @@ def preference(
         def missed(tree, **more) -> Float[Array, " n"]:
             return scale * total((setting.network.apply(tree, x, times, conds, **more) - wanted) ** 2)
 
-        dropout = twice(often(example_keys(key_dropout, rows)))  # alike for both of a comparison
+        dropout = of_each(often(example_keys(key_dropout, rows)))  # alike for all of a comparison
         cost = missed(params[STUDENT], keys=dropout) - jax.lax.stop_gradient(missed(params[REFERENCE]))
-        return jnp.mean(cost.reshape(2, halves, of_half, len(rows)), axis=2).swapaxes(0, 1), t
+        return jnp.mean(cost.reshape(count, halves, of_half, len(rows)), axis=2).swapaxes(0, 1), t
 
-    def value_of(costs_of_both: Float[Array, "2 b"], batch: Batch) -> tuple[Float[Array, " b"], Metrics]:
+    def value_of(costs_of_all: Float[Array, "k b"], batch: Batch) -> tuple[Float[Array, " b"], Metrics]:
         """The loss of each comparison, and what it reports."""
         outcome = batch["outcome"].astype(jnp.float32)
         if not expected:
-            value, metrics = judged.value(*costs_of_both, outcome, batch["mask"])
+            value, metrics = judged.value(costs_of_all, outcome, batch["mask"])
             return value * jnp.abs(outcome), metrics
-        won, lost = (judged.value(*costs_of_both, jnp.full_like(outcome, side), batch["mask"]) for side in (1.0, -1.0))
+        won, lost = (judged.value(costs_of_all, jnp.full_like(outcome, side), batch["mask"]) for side in (1.0, -1.0))
         return jax.tree.map(lambda one, other: 0.5 * ((1.0 + outcome) * one + (1.0 - outcome) * other), won, lost)
 
     def phase_loss(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, " b"], Metrics]:

@@ -66,7 +66,7 @@ def reward_model(
     """
     refuse_unread(config, UNREAD, "reward_model")
     choose("method.loss", loss, dict.fromkeys(LOSSES))
-    if not data.compared:
+    if data.compared < 2:
         raise ValueError(
             "A reward model learns from comparisons, and these data have none. Use data source 'comparisons', "
             "'compared_shapes', 'compared_emoji' or 'compared_points'."

@@ -119,6 +119,35 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path, capsys):
     next(make_iterator(source, 3))  # fits the contract
 
 
+def alone(level, outcome="good", **more):
+    return dict(images=[f"{level:03d}.png"], outcome=outcome, **more)
+
+
+def test_pictures_may_be_judged_by_themselves(tmp_path, capsys):
+    entries = [alone(10, prompt="a"), alone(20, "bad", prompt="b", margin=2.0), alone(30, "tie"), alone(40, "first")]
+    path = folder_of(tmp_path / "in", [*entries, dict(images=[], outcome="good")])
+    source = comparisons(path, size=8, tokenizer=WORDS, test_share=0.0)
+    assert "line that is no comparison 3 (line 3, line 4, line 5)" in capsys.readouterr().out
+    batch = source.examples("train", 0, 2)
+    assert source.spec.compared == 1 and not {"others", "present", "margin"} & set(batch)
+    assert list(np.rint((batch["data"][:, 0, 0, 0] + 1) * 127.5)) == [10, 20]
+    np.testing.assert_array_equal(batch["outcome"], [1, -1])
+    next(make_iterator(source, 2))  # fits the contract
+
+
+def test_pairs_come_apart_where_each_is_judged_by_itself_and_not_the_other_way(tmp_path, capsys):
+    ranked = dict(images=["070.png", "080.png", "090.png"], outcome="ranking")
+    entries = [pair(10, 20, "second", margin=1.0), alone(30), pair(40, 50, "tie"), ranked, pair(60, 70)]
+    path = folder_of(tmp_path / "in", entries)
+    source = comparisons(path, size=8, test_share=0.0, examples=1)
+    assert "where each picture is good or bad 2 (line 3, line 4)" in capsys.readouterr().out
+    batch = source.examples("train", 0, 5)
+    assert list(np.rint((batch["data"][:, 0, 0, 0] + 1) * 127.5)) == [10, 20, 30, 60, 70]
+    np.testing.assert_array_equal(batch["outcome"], [-1, 1, 1, 1, -1])
+    assert comparisons(path, size=8, test_share=0.0, examples=2).size == 3
+    assert "picture judged by itself among comparisons 1 (030.png)" in capsys.readouterr().out
+
+
 def test_rankings_of_several_lengths_are_filled_up(tmp_path, capsys):
     ranked = lambda *own: dict(images=[f"{level:03d}.png" for level in own], outcome="ranking")
     entries = [ranked(30, 10, 20, 40), pair(50, 60, "second"), ranked(70, 80), pair(90, 100, "tie"), ranked(10, 20, 30)]

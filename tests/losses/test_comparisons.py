@@ -16,7 +16,6 @@ from flowjax.losses.comparisons import (
     outcome_log_probabilities,
     pair_loss,
     ranking_loss,
-    share_loss,
     tie_loss,
 )
 
@@ -98,14 +97,6 @@ def test_known_scores_are_recovered_from_their_rankings():
     found = minimised(lambda guess: ranking_loss(guess[orders]).mean(), jnp.zeros(5), 60)
     # The standard error of a difference is about sqrt(2 / 20,000 / 0.6), a hundredth and a half.
     np.testing.assert_allclose(found - found[0], scores, atol=0.06)
-
-
-def test_shares_of_votes_are_fitted():
-    shares = jnp.array([[0.6, 0.3, 0.1]])
-    found = minimised(lambda scores: share_loss(scores[None], shares, 0.5)[0], jnp.zeros(3))
-    np.testing.assert_allclose(jax.nn.softmax(found / 0.5), shares[0], atol=1e-3)
-    tie = share_loss(jnp.zeros((1, 2)), jnp.full((1, 2), 0.5))
-    np.testing.assert_allclose(tie, math.log(2), rtol=1e-6)
 
 
 def test_ties_need_room():

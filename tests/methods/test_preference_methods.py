@@ -203,11 +203,42 @@ def test_samples_whose_worth_nobody_knows_are_never_learnt_from():
 
 
 @pytest.mark.parametrize(
-    ("compared", "message"), [(0, "these data compare nothing"), (4, "these data rank 4 examples")]
+    ("name", "compared", "message"),
+    [
+        ("dpo", 0, "compared in twos, and these data compare nothing"),
+        ("dpo", 1, "compared in twos, and these data judge each by itself"),
+        ("dpo", 4, "these data rank 4 examples"),
+        ("kto", 0, "compared in twos, or judged by themselves, and these data compare nothing"),
+        ("kto", 3, "these data rank 3 examples"),
+    ],
 )
-def test_data_without_pairs_are_refused(compared, message):
+def test_data_without_pairs_are_refused(name, compared, message):
     with pytest.raises(ValueError, match=message):
-        made("dpo", data=DataSpec((1,), compared=compared))
+        made(name, data=DataSpec((1,), compared=compared))
+
+
+def test_what_was_judged_by_itself_is_felt_from_where_one_stands():
+    """A pair is the mean of its two at the same noise; each loss is 1 - sigmoid(y beta (-cost - gain))."""
+    beta, key = 3.0, jax.random.key(0)
+    pairs, executor = made("kto", beta=beta, **OWN)
+    batch, params, _ = first_batch(pairs, executor)
+    alone, _ = made("kto", beta=beta, data=DataSpec((1,), compared=1))
+    one = {name: batch[name] for name in ("data", "outcome", "row", "mask")}
+    other = {**one, "data": batch["others"][:, 0], "outcome": -batch["outcome"]}
+    slopes = [
+        jax.grad(mean_loss(method, params, some))(0.0)
+        for method, some in ((pairs, batch), (alone, one), (alone, other))
+    ]
+    assert abs(slopes[1] - slopes[2]) > 0.1
+    np.testing.assert_allclose(slopes[0], np.mean(slopes[1:]), rtol=1e-4)
+    mixed = {**one, "outcome": jnp.asarray(np.resize([1, -1, 0, 1], len(one["outcome"])))}
+    value, metrics = alone.phases["preference"].loss(moved(params, 0.3), mixed, key)
+    cost, side = np.asarray(metrics["cost"]), np.asarray(mixed["outcome"])
+    gain = max(-cost[side != 0].mean(), 0.0)
+    np.testing.assert_allclose(metrics["gain"], gain, rtol=1e-5)
+    expected = np.abs(side) / (1 + np.exp(side * beta * (-cost - gain)))
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-7)
+    assert alone.checks["reference"](params, mixed, key).passed
 
 
 def test_comparisons_of_the_data_are_learnt_from_as_the_models_own_are():
