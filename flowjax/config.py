@@ -39,6 +39,7 @@ LEAST = {
     "steps_per_dispatch": 1,
     "lora.rank": 0,
     "lora.alpha": 0,
+    "peak_flops": 0,
     "sample.count": 1,
     "evaluation.count": 2,
     "evaluation.batch_size": 1,
@@ -56,7 +57,8 @@ LEAST = {
 # What a run may change when it goes on: how it is watched, measured, stored and laid out, but not what it computes.
 CHANGEABLE = (
     "name", "steps", "steps_per_dispatch", "gradient_accumulation", "loader", "samplers", "sample", "evaluation", "evaluators",
-    "when", "checkpoint", "writers", "nan_guard", "parallel", "sharding", "mesh", "partition_rules",
+    "when", "checkpoint", "writers", "nan_guard", "peak_flops", "parallel", "sharding", "mesh",
+    "partition_rules",
 )  # fmt: skip
 # So begin the entries that may change as well: when a watched run has to end. All else of a watchdog is part of the state.
 LIMITS = ("watchdog.largest_", "watchdog.least_")
@@ -123,6 +125,9 @@ def defaults() -> ConfigDict:
     config.checkpoint = dict(keep_latest=2, keep_every_steps=0, best_metric="", best_mode="min")
     config.writers = dict(tensorboard=True, wandb=False, clu=False)  # on, off, or a group of that writer's options
     config.nan_guard = True
+    config.peak_flops = (
+        0.0  # operations a second of one device, for MFU; 0 for the listed ones, and no figure for others
+    )
 
     config.parallel = "jit"  # jit (any sharding) or pmap (replicated parameters only)
     config.sharding = "replicated"  # replicated, zero1 (optimizer), zero2 (+ gradients), zero3 (+ parameters)

@@ -353,4 +353,7 @@ def test_tuning_is_timed(tmp_path):
     receipts = [json.loads(file.read_text()) for file in (tmp_path / "published" / "receipts").glob("*.json")]
     shares = {(r["rewards"], r["metric"]): r["value"] for r in receipts}
     assert shares["in JAX", "score_share"] == 0 < shares["50 ms", "score_share"] < shares["50 ms", "rollout_share"] < 1
+    assert (
+        0 < shares["in JAX", "mfu"] < 1 and min(shares["50 ms", f"{what}_rate"] for what in ("rollout", "update")) > 0
+    )
     assert shares["in JAX", "time_ratio"] == 1 and shares["50 ms", "wait_share"] > 0

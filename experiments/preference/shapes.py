@@ -2,7 +2,7 @@
 
     python experiments/preference/shapes.py [--parts flow_grpo ...] [--resolution 32] [--teacher RUN] [--tiny] [--work DIR]
 
-    first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, refl, hacked
+    first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, refl, learned, offline, hacked
 
 The flow is trained first (configs/shapes.py, 16 x 16 or 32 x 32), and then for a while on captions of which three in ten are
 another scene's, as many of the web's are: what it knows of captions is drowned in what it was told wrongly. `--teacher` names
@@ -15,7 +15,9 @@ noise:
     watchdog_...          the last figures of the run's watchdog: spread_kept is the mean distance of pictures of one caption,
                           over that of the first model
 
-`refl` follows the gradient of brightness, a reward that it can differentiate. `hacked` has no divergence in its loss and is
+`refl` follows the gradient of brightness, a reward that it can differentiate. `learned` knows no parser either: its reward is a
+model of what people like, here of comparisons that lose now and then, of which the better picture fits its caption better.
+`offline` is DPO on a folder of such comparisons, without any draw of its own. `hacked` has no divergence in its loss and is
 paid for bright pictures: the watchdog, which reads captions, has to end it.
 """
 
@@ -27,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from flowjax.data import compare, compared_shapes
+from flowjax.data.comparisons import FILE
 from flowjax.evaluation import pictures, run_files
 from flowjax.evaluation.experiment import last_receipts, run_parts, train
 from flowjax.evaluation.receipts import replace_receipts
@@ -43,7 +47,8 @@ GRID = dict(name="uniform")
 SAMPLER = dict(name="heun", steps=16, grid=GRID, role="ema")
 SHOWN = 8  # captions in a picture
 TEACHER = "configs/shapes.py:network=small,resolution={}"
-SCENES = ("--config.data.sizes=('large',)", "--config.data.loose=0.0")  # the same at every resolution
+LARGE = ("--config.data.sizes=('large',)",)  # the same at every resolution
+SCENES = (*LARGE, "--config.data.loose=0.0")
 # Resolution -> updates and rate of both trainings. Who is told wrongly has to read noisy pictures for themselves, which takes
 # long to learn at 32 x 32; until then kinds are a blend of the two, which tuning did not mend.
 PRETRAINING = {16: ("--config.steps=8000",), 32: ("--config.steps=16000",)}
@@ -70,8 +75,11 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     ),
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
+    "learned": ("method=flow_grpo,reward={judge},hold=0.06", POLICY, 60),
+    "offline": ("method=dpo,data={compared},hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 400),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
+COMPARED = 4_000  # comparisons of a folder
 WATCH = {"watchdog.count": 128, "watchdog.steps": 10}
 QUIET = (
     "--config.evaluators={}",
@@ -86,9 +94,14 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
 
     def run(options: argparse.Namespace) -> None:
         argument, changes, updates = CASES[name]
+        for made, make in MADE.items():
+            if f"{{{made}}}" in argument:
+                argument = argument.replace(f"{{{made}}}", str(make(options)))
         argument = f"run={teacher(options)},{argument},updates={updates}"
         argument += ",tiny" if options.tiny else ""
-        own = dict(changes) if options.tiny else {**changes, **WATCH, "data.objects": (2, 2)}
+        own = dict(changes) if options.tiny else {**changes, **WATCH}
+        if not options.tiny and name != "offline":  # whose folder has them already
+            own["data.objects"] = (2, 2)
         config = f"{options.root}/configs/preference.py:{argument}"
         overrides = [f"{key}={value!r}" for key, value in own.items()]
         work = options.work / named("shapes", options) / name
@@ -125,6 +138,26 @@ def teacher(options: argparse.Namespace) -> pathlib.Path:
     return careless
 
 
+def judge(options: argparse.Namespace) -> pathlib.Path:
+    """A model of which of two scenes of two objects fits its caption better."""
+    work = options.work / named("judge", options)
+    config = f"configs/reward_model.py:data=shapes,size={options.resolution}{',tiny' if options.tiny else ''}"
+    train(options.root, config, work, "--config.data.objects=(2, 2)", *LARGE, "--config.writers.tensorboard=False")
+    return work
+
+
+def compared(options: argparse.Namespace) -> pathlib.Path:
+    """A folder of such comparisons."""
+    folder, count = options.work / named("compared", options), 40 if options.tiny else COMPARED
+    if not (folder / FILE).exists():
+        scenes = dict(resolution=options.resolution, objects=(2, 2), sizes=("large",), temperature=0.5)
+        compare.write_comparisons(compared_shapes(**scenes), folder, count)
+    return folder
+
+
+MADE = {"judge": judge, "compared": compared}  # what the argument of a case names in braces
+
+
 def first(options: argparse.Namespace) -> None:
     """What is there before any tuning: with guidance and without, and before careless captions."""
     careless = teacher(options)
@@ -140,6 +173,10 @@ class Look:
 
     def __init__(self, work: pathlib.Path, tiny: bool, guidance: Sequence[float] = ()):
         config = config_of_run(str(work), "What is looked at")
+        if config.data.name != "shapes":
+            # It learnt from a folder. It is asked for scenes as the others are, and as if it drew its own.
+            config.data = config_of_run(config.restore.student, "What it was").data
+            config.method.rewards, config.method.rollout = dict(right=dict(name="scene")), dict(name="heun", steps=2)
         if not tiny:
             config.data.objects = (2, 2)
         config.samplers = {

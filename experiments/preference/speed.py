@@ -8,20 +8,27 @@ takes 50 ms a call (slow_reward.py), each in one piece and in chunks. Of every u
     score_share     of the time of a rollout and its update, what the host spends on rewards
     wait_share      of that time, how long the device waited for the host
     rollout_share   of that time, drawing samples, rewards included
+    rollout_rate    pictures a second that are drawn and judged
+    update_rate     pictures a second that are learnt from, all their steps
     time_ratio      of that time, against the reward in JAX
 
-and where the peak of the device is known, MFU.
+and MFU: operations over the peak of the device or, where that is not listed, over what a large matrix product reaches on it.
 """
 
 import argparse
 import pathlib
 import statistics
 import sys
+import time
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from flowjax.evaluation import run_files
 from flowjax.evaluation.experiment import run_parts, train
 from flowjax.evaluation.receipts import make_receipt, replace_receipts
+from flowjax.training.speed import peak_flops
 
 UPDATES, SKIPPED, BATCH = 12, 4, 256
 BRIGHT = dict(bright=dict(name="brightness"))
@@ -48,8 +55,9 @@ QUIET = (
 
 def speed(options: argparse.Namespace) -> None:
     """Every case."""
+    peak = measured_peak()
     chosen = {name: case for name, case in CASES.items() if case[1] == 1 or not options.tiny}
-    seen = {name: shares(options, index, *case) for index, (name, case) in enumerate(chosen.items())}
+    seen = {name: shares(options, index, peak, *case) for index, (name, case) in enumerate(chosen.items())}
     least = seen["in JAX"]["seconds"]
     receipts = []
     for name, values in seen.items():
@@ -60,7 +68,7 @@ def speed(options: argparse.Namespace) -> None:
     replace_receipts(options.out / "receipts", "speed", receipts)
 
 
-def shares(options: argparse.Namespace, index: int, rewards: dict, chunks: int) -> dict[str, Any]:
+def shares(options: argparse.Namespace, index: int, peak: float, rewards: dict, chunks: int) -> dict[str, Any]:
     """The medians of a run's updates; a folder that is there already is not trained again."""
     work = options.work / "speed" / str(index)
     updates, skipped = (3, 1) if options.tiny else (UPDATES, SKIPPED)
@@ -72,7 +80,7 @@ def shares(options: argparse.Namespace, index: int, rewards: dict, chunks: int) 
         else [f"--config.batch_size={BATCH}", "--config.method.rollout.steps=8"]
     )
     config = f"configs/preference.py:{argument}"
-    more = [f"--config.method.rewards={rewards!r}", f"--config.method.chunks={chunks}"]
+    more = [f"--config.method.rewards={rewards!r}", f"--config.method.chunks={chunks}", f"--config.peak_flops={peak}"]
     train(options.root, config, work, *QUIET, *size, *more)
     lines = [line for line in run_files.read_lines(work / run_files.METRICS) if "loss" in line]
     spent = [now["training_seconds"] - before["training_seconds"] for before, now in zip(lines, lines[1:])][
@@ -81,8 +89,8 @@ def shares(options: argparse.Namespace, index: int, rewards: dict, chunks: int) 
     kept = lines[skipped:]
     median = lambda values: float(statistics.median(values))
     of_all = lambda name: median(line.get(name, 0.0) / total for line, total in zip(kept, spent))
+    updating = [total - line["collect/seconds"] for line, total in zip(kept, spent)]
     waits = (line.get("collect/score_wait", 0.0) * line["collect/seconds"] / total for line, total in zip(kept, spent))
-    used = {"mfu": median(line["mfu"] for line in kept)} if "mfu" in kept[-1] else {}
     written = run_files.read_json(work / run_files.CONFIG)
     about = dict(
         config=written,
@@ -102,9 +110,25 @@ def shares(options: argparse.Namespace, index: int, rewards: dict, chunks: int) 
         score_share=of_all("collect/score_seconds"),
         wait_share=median(waits),
         rollout_share=of_all("collect/seconds"),
+        rollout_rate=median(written["batch_size"] / line["collect/seconds"] for line in kept),
+        update_rate=median(written["batch_size"] / took for took in updating),
+        mfu=median(line["mfu"] for line in kept),
         about=about,
-        **used,
     )
+
+
+def measured_peak(side: int = 2048, times: int = 5) -> float:
+    """Operations a second of a product of two square matrices, in float32, the fastest of some; 0 where the peak is listed."""
+    device = jax.devices()[0]
+    if peak_flops(device.device_kind) is not None:
+        return 0.0
+    square, took = jnp.ones((side, side)), []
+    product = jax.jit(jnp.matmul).lower(square, square).compile()
+    for _ in range(times):
+        began = time.perf_counter()
+        jax.block_until_ready(product(square, square))
+        took.append(time.perf_counter() - began)
+    return 2.0 * side**3 / min(took)
 
 
 def more(parser: argparse.ArgumentParser) -> None:

@@ -24,9 +24,11 @@ from flowjax.training.speed import peak_flops
 class Meter:
     """Adds up the operations of what is sent to the devices, where their peak is known: there is no counting elsewhere."""
 
-    def __init__(self):
-        device = jax.devices()[0].device_kind
-        peak = peak_flops(device)
+    def __init__(self, peak: float = 0.0):
+        """Args:
+        peak: operations a second of one device; 0 for what is listed.
+        """
+        peak = peak or peak_flops(jax.devices()[0].device_kind)
         self._peak = None if peak is None else peak * jax.device_count()
         self._counted: dict[Hashable, float] = {}
         self._sum = 0.0

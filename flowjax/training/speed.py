@@ -2,7 +2,7 @@
 
 Model FLOP utilisation is the operations of updates and rollouts (operations.py) over what the devices could have done in the
 time these took. Peaks are the vendors' dense figures for bfloat16 matrix products. On a device that is not listed (any CPU)
-there is no figure rather than a guess.
+there is no figure rather than a guess, unless config.peak_flops says what it can do.
 """
 
 import contextlib

@@ -56,7 +56,7 @@ class Trainer:
                 f"be cut. Use {config.steps // self.period * self.period + self.period}."
             )
         self.iterator = run.iterator()
-        self.meter = Meter()
+        self.meter = Meter(config.peak_flops)
         self.feed = make_feed(self.iterator, method, run.executor, self.meter)
         self.logbook = Logbook(run, self.meter)
         self.clock = DeviceClock()

@@ -64,6 +64,9 @@ def test_peaks_are_those_of_the_longest_name():
 def test_utilisation_is_what_was_sent_over_what_could_be_done(monkeypatch):
     assert Meter().utilisation(1.0) is None  # nobody knows what a CPU can do
     peak = 1e6 * jax.device_count()
+    told = Meter(1e6)
+    told.sent("loop", 1, {"data": ROWS}, lambda: 2.0 * peak)
+    assert told.utilisation(4.0) == 0.5
     monkeypatch.setattr(counting, "peak_flops", lambda device: 1e6)
     meter, made = Meter(), []
     for rows in (ROWS, ROWS, jnp.concatenate([ROWS, ROWS])):
