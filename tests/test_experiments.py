@@ -230,14 +230,14 @@ def test_published_reward_models_tell_nearly_as_often_as_anybody_could():
     receipts = [r for r in published("preference") if r["metric"].startswith("comparison_accuracy")]
     found = {(r["data"], r["loss"], r["metric"]): r["value"] for r in receipts}
     names = {(data, loss) for data, loss, _ in found}
-    pictures = {(kind, "pair") for kind in ("style", "degraded", "caption")}
+    pictures = {(kind, "pair") for kind in ("style", "degraded", "caption", "features")}
     assert names == pictures | {("points", loss) for loss in ("pair", "tie", "ranking")}
     for name in names:
         assert found[*name, "comparison_accuracy"] > found[*name, "comparison_accuracy_best"] - 0.02, name
 
 
 @pytest.mark.parametrize(
-    ("method", "scenes"), [("flow_grpo", "shapes"), ("dance_grpo", "shapes"), ("flow_grpo", "shapes_32")]
+    ("method", "scenes"), [(m, s) for m in ("flow_grpo", "dance_grpo") for s in ("shapes", "shapes_32")]
 )
 def test_published_tuning_by_the_parser_halves_the_error_of_two_objects(method, scenes):
     receipts = [r for r in published("preference") if r.get("part") in (f"{scenes}_first", f"{scenes}_{method}")]

@@ -79,6 +79,17 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "offline": ("method=dpo,data={compared},hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 400),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
+# resolution -> part -> what is otherwise there: a group of larger pictures that share their noise goes further from the first
+# model for the same reward.
+OTHER: dict[int, dict[str, tuple[str, dict[str, Any], int]]] = {
+    32: {
+        "dance_grpo": (
+            "method=dance_grpo,reward=scene,hold=0.015",
+            CASES["dance_grpo"][1] | {"optimizer": NATURAL | dict(learning_rate=1e-2)},
+            90,
+        )
+    }
+}
 COMPARED = 4_000  # comparisons of a folder
 WATCH = {"watchdog.count": 128, "watchdog.steps": 10}
 QUIET = (
@@ -93,7 +104,7 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
     """The part of one case."""
 
     def run(options: argparse.Namespace) -> None:
-        argument, changes, updates = CASES[name]
+        argument, changes, updates = OTHER.get(options.resolution, {}).get(name, CASES[name])
         for made, make in MADE.items():
             if f"{{{made}}}" in argument:
                 argument = argument.replace(f"{{{made}}}", str(make(options)))
@@ -148,7 +159,7 @@ def judge(options: argparse.Namespace) -> pathlib.Path:
 
 def compared(options: argparse.Namespace) -> pathlib.Path:
     """A folder of such comparisons."""
-    folder, count = options.work / named("compared", options), 40 if options.tiny else COMPARED
+    folder, count = options.work / named("compared", options), 80 if options.tiny else COMPARED
     if not (folder / FILE).exists():
         scenes = dict(resolution=options.resolution, objects=(2, 2), sizes=("large",), temperature=0.5)
         compare.write_comparisons(compared_shapes(**scenes), folder, count)
