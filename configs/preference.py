@@ -80,7 +80,6 @@ HELD = dict(
 FAR = -1.0  # what the watchdog takes for far
 LEAST_GAIN = -0.1  # of captions read right
 CLIPPED = 0.9  # a policy of which so much is clipped moves too fast
-HOSTED, CHUNKS = ("scene", "compressibility"), 4  # judged on the host while the device draws the next chunk
 GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
 COMPARED = ("dpo", "kto")  # they also learn from what was compared beforehand
 
@@ -110,8 +109,6 @@ def get_config(argument: str = "") -> ConfigDict:
     else:
         config.method.rewards = rewards_of("reward", subject)
         config.method.rollout = dict(rollout, guidance=guidance)
-    if options.reward in HOSTED and options.method not in GRADIENT:  # those refuse such a reward, and say why
-        config.method.chunks = CHUNKS
     if held is not None:
         config.method[held[0]] = held[1] if options.hold < 0 else options.hold
     elif options.hold >= 0:

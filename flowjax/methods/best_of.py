@@ -34,7 +34,7 @@ def best_of(
     updates: int = 1,
     kept: int = 1,
     policy: str = "student",
-    chunks: int = 1,
+    chunks: int = 0,
     failures: str = "stop",
 ) -> Method:
     """Flow matching on the best samples of groups.
@@ -49,7 +49,8 @@ def best_of(
       updates: of the parameters with one rollout; divides the number of groups.
       kept: how many of each group are learnt from.
       policy: who draws, 'student' or 'reference'.
-      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
+      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next; 0 for as many as
+        that takes.
       failures: of a reward, 'stop' or 'skip'.
     """
     refuse_unread(config, ["coupling"], config.method.name)  # its own samples are noised anew

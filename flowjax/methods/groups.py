@@ -28,6 +28,7 @@ READINGS = {
     "collect/spread": "The mean distance of samples of a group. It falls with the divergence; to zero, and they are all alike.",
     "collect/failed": "The share of samples whose worth is not known: of a reward that failed, with failures='skip'.",
 }
+OVERLAPPED = 4  # chunks, unless told: the last is judged while the device waits, and small ones draw less well
 # What returns `Groups.judged`.
 Rollout = Callable[[Params, Batch, Key[Array, ""]], dict[str, Any]]
 Values = Mapping[str, Array | np.ndarray]  # reward -> what it gave each sample
@@ -158,7 +159,7 @@ def make_groups(
     rewards: Spec,
     group_size: int,
     updates: int = 1,
-    chunks: int = 1,
+    chunks: int = 0,
     failures: str = "stop",
 ) -> Groups:
     """Groups of a config; sizes that do not divide are refused.
@@ -169,23 +170,26 @@ def make_groups(
       rewards: name -> spec of flowjax.rewards with a weight.
       group_size: samples that are compared with one another.
       updates: of the parameters with one rollout: each takes whole groups.
-      chunks: in which rewards on the host judge a rollout.
+      chunks: in which rewards on the host judge a rollout; 0 for up to four of whole groups, and one where none is on the host.
       failures: of a reward, 'stop' or 'skip'.
     """
-    size = config.batch_size
-    if min(group_size - 1, updates, chunks) < 1 or size % (group_size * updates) or size % (group_size * chunks):
-        parts = int(np.lcm(max(updates, 1), max(chunks, 1)))
+    size, least = config.batch_size, max(chunks, 1)
+    if min(group_size - 1, updates, chunks + 1) < 1 or size % (group_size * updates) or size % (group_size * least):
+        parts = int(np.lcm(max(updates, 1), least))
         raise ValueError(
             f"batch_size={size} samples in groups of method.group_size={group_size} for method.updates={updates} updates, "
-            f"judged in method.chunks={chunks}: each takes whole groups of two or more. Use a multiple of "
+            f"judged in method.chunks={least}: each takes whole groups of two or more. Use a multiple of "
             f"{max(group_size, 2) * parts}."
         )
     judge = make_rewards(rewards, REWARDS, failures=failures, data=data)
     if chunks > 1 and not judge.hosted:
         raise ValueError(
             f"method.chunks is {chunks}, but all rewards are judged on the device with the rollout: there is nothing to "
-            "overlap. Leave it at 1."
+            "overlap. Leave it out."
         )
+    if not chunks:
+        chunks = max(parts for parts in range(1, OVERLAPPED + 1) if size % (group_size * parts) == 0)
+        chunks = chunks if judge.hosted else 1
     return Groups(judge, size, group_size, chunks)
 
 

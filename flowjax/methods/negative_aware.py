@@ -55,7 +55,7 @@ def negative_aware(
     start: int = 0,
     advantage_scope: str = "group",
     advantage_limit: float = 5.0,
-    chunks: int = 1,
+    chunks: int = 0,
     failures: str = "stop",
 ) -> Method:
     """Tunes a flow by regression on its own samples, good and bad.
@@ -76,7 +76,8 @@ def negative_aware(
       start: the period at which it begins to be slower.
       advantage_scope: of the standard deviation in an advantage, 'group' or 'all'.
       advantage_limit: the advantage at which a sample is wholly good, or wholly bad.
-      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
+      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next; 0 for as many as
+        that takes.
       failures: of a reward, 'stop' or 'skip'.
     """
     refuse_unread(config, ["coupling"], config.method.name)  # its own samples are noised anew

@@ -94,7 +94,7 @@ def policy_gradient(
     advantage_limit: float = 5.0,
     advantage_floor: float = 1e-4,
     advantage_unbiased: bool = False,
-    chunks: int = 1,
+    chunks: int = 0,
     failures: str = "stop",
 ) -> Method:
     """Tunes a flow by the rewards of its own samples.
@@ -122,7 +122,8 @@ def policy_gradient(
       advantage_limit: between minus this and this advantages are kept.
       advantage_floor: added to the standard deviation.
       advantage_unbiased: whether the standard deviation divides by one less than there are samples.
-      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
+      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next; 0 for as many as
+        that takes.
       failures: of a reward, 'stop' or 'skip'.
     """
     refuse_unread(config, ["time", "weight", "coupling"], config.method.name)

@@ -168,7 +168,7 @@ def preference(
     temperature: float | None = None,
     outcomes: str = DRAWN,
     reference_every: int = 0,
-    chunks: int = 1,
+    chunks: int = 0,
     failures: str = "stop",
 ) -> Method:
     """Tunes a flow by comparisons.
@@ -192,7 +192,8 @@ def preference(
       temperature: of Bradley-Terry comparisons in units of the reward, samples in twos; None for the best and the worst.
       outcomes: of these comparisons, 'drawn' or 'expected': the mean of the loss over both.
       reference_every: after so many updates the reference becomes what the student is; 0 for never.
-      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next.
+      chunks: a rollout is cut into, so that rewards on the host judge one while the device draws the next; 0 for as many as
+        that takes.
       failures: of a reward, 'stop' or 'skip'.
     """
     name = config.method.name

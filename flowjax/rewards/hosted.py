@@ -12,6 +12,9 @@ A class is made once with the options, where it is called: a model is loaded the
 (samples, cond). What runs in this process runs in a thread, and calls of several threads may meet. A thread cannot be ended:
 one that takes too long is left behind, and may go on for as long as it likes beside the next try. A process is killed, and has
 JAX on the CPU alone: the accelerator's memory stays the training's.
+
+What an instance remembers from call to call is its own: it is no part of a checkpoint, and chunks of a rollout and parts of
+`batch` reach it one by one. A run goes on to the bit only with rewards that depend on samples and conditions alone.
 """
 
 import functools

@@ -186,6 +186,17 @@ def test_what_cannot_be_is_refused(name, options, message):
         made(name, **options)
 
 
+@pytest.mark.parametrize(("group_size", "chunks"), [(4, 4), (8, 4), (16, 4), (32, 2), (64, 1)])
+def test_rewards_on_the_host_judge_as_many_chunks_as_whole_groups_allow(group_size, chunks):
+    hosted = dict(judge=dict(name="python", function="operator:add"))
+    for name in ("nft", "dpo", "flow_grpo", "best_of"):
+        rollout = dict(name="flow_grpo", steps=4) if name == "flow_grpo" else HEUN
+        options = dict(rollout=rollout, group_size=group_size, size=64)
+        assert made(name, rewards=hosted, **options)[0].collect.chunks == chunks
+        assert made(name, rewards=hosted, **options, chunks=1)[0].collect.chunks == 1
+        assert made(name, rewards=RIGHT, **options)[0].collect.chunks == 1
+
+
 def test_what_is_held_against_the_whole_batch_is_not_cut():
     for changes in (dict(gradient_accumulation=2), dict(parallel="pmap")):
         with pytest.raises(ValueError, match="compares each example with the whole batch"):

@@ -62,6 +62,34 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(base, tmp_path):
     assert "1 in the first update of a period" in (whole / "report.html").read_text()
 
 
+def test_a_run_that_died_between_the_updates_of_a_rollout_draws_it_again(base, tmp_path, monkeypatch):
+    """Two updates a rollout: it dies after the third, and what it goes on from is the end of the first rollout's."""
+    more = ("--config.method.updates=2", "--config.steps_per_dispatch=1", *UNWATCHED)
+    whole = tuned(base, tmp_path / "whole", "", *more)
+    updates, sent = [], operations.Meter.sent
+
+    def dies(meter, name, *rest):
+        updates.append(name)
+        if updates.count(("policy",)) == 3:
+            raise KeyboardInterrupt("pulled the plug")
+        return sent(meter, name, *rest)
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(operations.Meter, "sent", dies)
+        tuned(base, tmp_path / "cut", "", *more)
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    assert max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()) == 2
+    cut = tuned(base, tmp_path / "cut", "", *more)
+    for name in ("student", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, role(whole, name), role(cut, name))
+    keep = ("step", "loss", "ratio", "collect/reward_right", "collect/spread")
+    lines = [
+        [[line[name] for name in keep] for line in read_lines(run / "metrics.jsonl") if "loss" in line]
+        for run in (whole, cut)
+    ]
+    assert lines[0] == lines[1]
+
+
 def test_rollouts_are_timed_and_their_operations_counted(base, tmp_path, monkeypatch):
     monkeypatch.setattr(operations, "peak_flops", lambda device: 1e9)
     counted, sent = [], operations.Meter.sent
@@ -151,7 +179,6 @@ def test_a_reward_without_gradient_is_refused_by_the_methods_that_follow_one_in_
     pictures = DataSpec((16, 16, 3), text_length=12, vocabulary=len(VOCABULARY))
     with pytest.raises(ValueError, match=f"'{method}' follows the gradient of its rewards.* is scored on the host"):
         build("method", config.method, METHODS, config=config, data=pictures)
-    assert "chunks" in load(f"configs/preference.py:tiny,run={base},method=nft,reward={reward}").method
 
 
 @pytest.mark.parametrize("method", ["nft", "dpo", "draft"])
