@@ -131,8 +131,9 @@ def get_config(argument: str = "") -> ConfigDict:
     if own:
         draw_as(config, theirs, options)
     else:
-        if "clip" not in config.method:
-            config.time = theirs.time.to_dict()  # at others a network says nothing; a policy has its own grid
+        if "clip" not in config.method and config.method.get("pretraining_weight", 1.0):
+            # At others a network says nothing; a policy has its own grid, and a gradient alone that of its rollout.
+            config.time = theirs.time.to_dict()
         if options.divergence:
             config.watchdog.largest_divergence = "far" if options.divergence == FAR else options.divergence
     if options.spread:

@@ -36,6 +36,7 @@ from flowjax.methods.parts import (
     joined,
     make_samplers,
     make_setting,
+    refuse_idle,
     refuse_unread,
     student_role,
 )
@@ -208,7 +209,9 @@ def _method(
             "expected above 0, at least 0, and a probability below 1."
         )
     if not pretraining_weight:
-        refuse_unread(config, ["coupling"], name)  # of the data's own loss alone
+        # These are of the data's own loss alone.
+        refuse_unread(config, ["coupling", "time", "weight"], name)
+        refuse_idle(refl, "it is of the data's own loss, whose weight is 0", label_dropout=label_dropout)
     judge = make_rewards(rewards, REWARDS, data=data)
     judge.refuse_without_gradient(f"The method '{name}'")
 

@@ -25,6 +25,26 @@ def started(name, rollout=EULER, **options):
     return method, executor.start().params, {**arrays, "mask": jnp.ones(len(arrays["row"]))}
 
 
+@pytest.mark.parametrize("name", ["refl", "draft"])
+def test_what_only_the_datas_own_loss_reads_is_refused_without_it(name):
+    more = dict(stop=(7, 7)) if name == "refl" else {}
+    for changes, options, message in (
+        (dict(time=dict(name="logit_normal")), {}, "'time' is .* does not read it"),
+        (dict(weight=dict(name="evidence")), {}, "'weight' is .* does not read it"),
+        ({}, dict(label_dropout=0.2), "label_dropout=0.2 would do nothing: it is of the data's own loss"),
+    ):
+        given = dict(rewards=RIGHT, rollout=EULER, **more)
+        with pytest.raises(ValueError, match=message):
+            made(name, changes, **given, **options, pretraining_weight=0.0)
+        made(name, changes, **given, **options, pretraining_weight=1.0)
+
+
+def test_the_check_sees_a_reward_without_a_slope():
+    for ceiling, fine in ((100.0, True), (-100.0, False)):
+        method, params, batch = started("refl", stop=(7, 7), ceiling=ceiling)
+        assert method.checks["gradient"](params, batch, jax.random.key(0)).passed == fine
+
+
 def pull(steps):
     """How far the sample moves with the mean through the last steps: one Euler step is x + h (c x + (1 - t c) mean)."""
     gain = 0.0

@@ -271,7 +271,8 @@ def test_times_are_those_that_the_run_was_trained_at(base, monkeypatch):
     read = stored.read_config
     monkeypatch.setattr(stored, "read_config", lambda *arguments: {**read(*arguments), "time": theirs})
     assert load(f"configs/preference.py:tiny,run={base},method=nft").time.to_dict() == theirs
-    assert load(f"configs/preference.py:tiny,run={base}").time.name == "uniform"  # a policy reads no law of times
+    for options in ("", ",method=draft,hold=0"):  # a policy reads no law of times, nor does a reward alone
+        assert load(f"configs/preference.py:tiny,run={base}{options}").time.name == "uniform"
 
 
 def test_a_run_is_needed():
