@@ -8,9 +8,10 @@
 The demonstrations are poor on purpose: of `lqr` a third of the best gain, with noise; of `pendulum` a swing that is never
 caught. Where the best policy is known, so is what it expects (`return_best`), which no policy of any kind can do better than.
 
-There is no watchdog here: a run ends after its steps, at a loss that is not finite, or when you stop it, and the return that
-every evaluation measures is what to look at. `--config.method.target_divergence` lets a policy rest that has moved so far in
-a period, and ends nothing.
+The watchdog measures how far the flow's actions have gone from those it began with, under what demonstrations have seen, and
+how much of their spread is left; report.html draws the return against it. It has no limits here unless told: the best policy
+may be far away and has no spread. `--config.method.target_divergence` lets a policy rest that has moved so far in a period,
+and ends nothing.
 """
 
 from flowjax.choices import choose
@@ -85,6 +86,7 @@ def _tuning(options: ConfigDict) -> ConfigDict:
     config.ema = dict()
     plain = dict(name="episodes")
     config.samplers = dict(default=plain, zero=dict(plain, start="zero"), noisy=dict(plain, noisy=True))
+    config.watchdog = dict(name="reference", role="student")
     config.samplers.actions = dict(name="euler", steps=options.steps, grid=dict(name="uniform"), role="student")
     config.evaluators = dict(episode_return=dict(name="episode_return"))
     config.evaluation = dict(count=count, batch_size=count)

@@ -66,7 +66,10 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(cloned, tmp_path, 
     assert {"policy/ratio", "policy/moved", "policy/noise", "value/loss", "collect/explained"} <= set(last)
     receipts = [json.loads(file.read_text()) for file in (whole / "receipts").glob("*.json")]
     values = {receipt["metric"]: receipt for receipt in receipts}
-    assert {"return", "return_expert", "return_best", "shortfall"} == set(values)
+    watched = {f"watchdog_{name}" for name in ("divergence", "spread", "spread_kept")}
+    assert {"return", "return_expert", "return_best", "shortfall"} | watched == set(values)
+    assert 0 < values["watchdog_divergence"]["value"] < 1 and 0.5 < values["watchdog_spread_kept"]["value"] < 2
+    assert "Return of an episode" in (whole / "report.html").read_text()
     assert values["return"]["nfe"] == 4 and values["return"]["better"] == "higher"
     assert values["return"]["value"] < values["return_best"]["value"] < 0
     assert "towards one" in (whole / "report.html").read_text()  # the reading of collect/explained
@@ -76,7 +79,7 @@ def test_worlds_on_the_host_resume_to_the_bit_too(tmp_path, monkeypatch):
     pytest.importorskip("gymnasium")
     whole = resumes(ran(tmp_path / "cloned", "task=pendulum"), tmp_path, monkeypatch)
     metrics = {json.loads(file.read_text())["metric"] for file in (whole / "receipts").glob("*.json")}
-    assert metrics == {"return", "return_expert"}
+    assert metrics == {"return", "return_expert", "watchdog_divergence", "watchdog_spread", "watchdog_spread_kept"}
 
 
 def test_the_doctor_finds_the_ratio_at_one(cloned, tmp_path, capsys):
