@@ -13,8 +13,9 @@
 It goes on from the run's parameters with the run's network, data and path; conditions of the data are those that samples are
 drawn under. A watchdog holds the model against the one it began as: reward, a held-out reward, divergence and spread, by step
 and as a curve in report.html. It stops a run that drifts further than `divergence` nats (100, or one for each element of larger
-examples, unless told; 0 for any), or keeps less than `spread` of the first spread; with several updates a rollout
-(method.updates), also one that clips nearly every step. `held` is the reward that it alone knows.
+examples, unless told; 0 for any), keeps less than `spread` of the first spread, or draws groups that are nearly all worth the
+same; with several updates a rollout (method.updates), also one that clips nearly every step. `held` is the reward that it
+alone knows.
 
 `reward`, and `held`, may name the folder of a reward model (configs/reward_model.py). With `data`, a folder of comparisons or,
 for KTO, of pictures that were judged by themselves (flowjax/data/comparisons.py), DPO and KTO draw nothing and know no reward:
@@ -80,6 +81,7 @@ HELD = dict(
 FAR = -1.0  # what the watchdog takes for far
 LEAST_GAIN = -0.1  # of captions read right
 CLIPPED = 0.9  # a policy of which so much is clipped moves too fast
+FLAT = 0.98  # of groups that teach nothing: all alike are right, or none is, and the rest is noise
 GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
 COMPARED = ("dpo", "kto")  # they also learn from what was compared beforehand
 
@@ -127,6 +129,8 @@ def get_config(argument: str = "") -> ConfigDict:
         config.watchdog.least_gain = LEAST_GAIN
     if "clip" in config.method:
         config.watchdog.largest_clipped = CLIPPED
+    if "group_size" in config.method:
+        config.watchdog.largest_flat = FLAT
     own = choose("sampler", options.sampler, {"method": False, "own": True})
     if own:
         draw_as(config, theirs, options)
@@ -150,6 +154,7 @@ def get_config(argument: str = "") -> ConfigDict:
         if "group_size" in config.method:
             config.method.group_size = min(8, config.method.group_size)
         config.watchdog.count, config.watchdog.steps = 32, 2
+        config.watchdog.largest_flat = None  # a handful of groups may well be
         if not own:
             config.samplers.default.steps = 2
         config.when.log = schedule(every_steps=2)

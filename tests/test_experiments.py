@@ -237,9 +237,10 @@ def test_published_reward_models_tell_nearly_as_often_as_anybody_could():
 
 
 @pytest.mark.parametrize(
-    ("method", "scenes"), [(m, s) for m in ("flow_grpo", "dance_grpo") for s in ("shapes", "shapes_32")]
+    ("method", "scenes"),
+    [(m, s) for m in ("flow_grpo", "dance_grpo") for s in ("shapes", "shapes_32")] + [("learned", "shapes")],
 )
-def test_published_tuning_by_the_parser_halves_the_error_of_two_objects(method, scenes):
+def test_published_tuning_halves_the_error_of_two_objects(method, scenes):
     receipts = [r for r in published("preference") if r.get("part") in (f"{scenes}_first", f"{scenes}_{method}")]
     value = {(r["when"], r["metric"]): r["value"] for r in receipts if not r["guidance_scale"]}
     right = "caption_accuracy_2"

@@ -11,6 +11,7 @@ held against what it was (`first`: also under guidance, which is the other remed
 noise:
 
     caption_accuracy_2    wholly right, by the parser
+    comparison_accuracy   of a learnt judge, and the best there can be
     frechet               distance of EfficientNet features to real pictures
     watchdog_...          the last figures of the run's watchdog: spread_kept is the mean distance of pictures of one caption,
                           over that of the first model
@@ -105,10 +106,8 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
 
     def run(options: argparse.Namespace) -> None:
         argument, changes, updates = OTHER.get(options.resolution, {}).get(name, CASES[name])
-        for made, make in MADE.items():
-            if f"{{{made}}}" in argument:
-                argument = argument.replace(f"{{{made}}}", str(make(options)))
-        argument = f"run={teacher(options)},{argument},updates={updates}"
+        made = {what: make(options) for what, make in MADE.items() if f"{{{what}}}" in argument}
+        argument = f"run={teacher(options)},{argument.format(**made)},updates={updates}"
         argument += ",tiny" if options.tiny else ""
         own = dict(changes) if options.tiny else {**changes, **WATCH}
         if not options.tiny and name != "offline":  # whose folder has them already
@@ -124,6 +123,8 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
                     raise
         look = Look(work, options.tiny)
         receipts = [*look.measured(), *watched(work)]
+        if "judge" in made:
+            receipts += [r for r in last_receipts(made["judge"]) if r["metric"].startswith("comparison_accuracy")]
         about = dict(method=name, when="tuned")
         published = f"{named('shapes', options)}_{name}"
         replace_receipts(options.out / "receipts", published, [{**receipt, **about} for receipt in receipts])

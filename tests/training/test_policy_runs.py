@@ -138,6 +138,17 @@ def test_every_method_fits_a_finished_run(base, method, reward):
 
 
 @pytest.mark.parametrize("method", CONFIG.METHODS)
+def test_every_method_is_watched_unless_told_otherwise(base, method):
+    config = load(f"configs/preference.py:run={base},method={method}")
+    limits = {name for name in config.watchdog if name.startswith(("largest", "least"))}
+    groups = set() if method in CONFIG.GRADIENT else {"largest_flat"}
+    assert limits == {"largest_divergence", "least_spread"} | groups | (
+        {"largest_clipped"} if "clip" in config.method else set()
+    )
+    assert list(config.watchdog.rewards) == ["held_quadratic"] and Run(config).method.watch is not None
+
+
+@pytest.mark.parametrize("method", CONFIG.METHODS)
 def test_every_method_tunes_an_adapter_and_keeps_rollouts_in_single_precision(base, method):
     run = Run(load(f"configs/preference.py:tiny,run={base},method={method},rank=2", ["precision='bfloat16'"]))
     batch = {name: value[0] for name, value in run.iterator().stack_batches(1).items()}
