@@ -77,7 +77,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
     "learned": ("method=flow_grpo,reward={judge},hold=0.06", POLICY, 60),
-    "offline": ("method=dpo,data={compared},hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 400),
+    "offline": ("method=dpo,data={compared},hold=1", FALLING | {"optimizer.learning_rate": 1e-4}, 100),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
 # resolution -> part -> what is otherwise there: a group of larger pictures that share their noise goes further from the first

@@ -141,10 +141,8 @@ def test_every_method_fits_a_finished_run(base, method, reward):
 def test_every_method_is_watched_unless_told_otherwise(base, method):
     config = load(f"configs/preference.py:run={base},method={method}")
     limits = {name for name in config.watchdog if name.startswith(("largest", "least"))}
-    groups = set() if method in CONFIG.GRADIENT else {"largest_flat"}
-    assert limits == {"largest_divergence", "least_spread"} | groups | (
-        {"largest_clipped"} if "clip" in config.method else set()
-    )
+    own = {"largest_flat": method not in CONFIG.GRADIENT, "largest_clipped": "clip" in config.method}
+    assert limits == {"largest_divergence", "least_spread", *(name for name, there in own.items() if there)}
     assert list(config.watchdog.rewards) == ["held_quadratic"] and Run(config).method.watch is not None
 
 
