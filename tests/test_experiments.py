@@ -228,9 +228,9 @@ def test_published_tuning_ends_near_the_most_there_is():
 
 def test_published_reward_models_tell_nearly_as_often_as_anybody_could():
     receipts = [r for r in published("preference") if r["metric"].startswith("comparison_accuracy")]
-    found = {(r["data"], r["loss"], r["metric"]): r["value"] for r in receipts}
+    found = {(r.get("data", r["part"]), r.get("loss", "pair"), r["metric"]): r["value"] for r in receipts}
     names = {(data, loss) for data, loss, _ in found}
-    pictures = {(kind, "pair") for kind in ("style", "degraded", "caption", "features")}
+    pictures = {(kind, "pair") for kind in ("style", "degraded", "caption", "features", "shapes_learned")}
     assert names == pictures | {("points", loss) for loss in ("pair", "tie", "ranking")}
     for name in names:
         assert found[*name, "comparison_accuracy"] > found[*name, "comparison_accuracy_best"] - 0.02, name
