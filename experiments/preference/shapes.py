@@ -2,7 +2,7 @@
 
     python experiments/preference/shapes.py [--parts flow_grpo ...] [--resolution 32] [--teacher RUN] [--tiny] [--work DIR]
 
-    first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, refl, learned, offline, hacked
+    first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, refl, learned, offline, offline_kto, hacked
 
 The flow is trained first (configs/shapes.py, 16 x 16 or 32 x 32), and then for a while on captions of which three in ten are
 another scene's, as many of the web's are: what it knows of captions is drowned in what it was told wrongly. `--teacher` names
@@ -18,8 +18,9 @@ noise:
 
 `refl` follows the gradient of brightness, a reward that it can differentiate. `learned` knows no parser either: its reward is a
 model of what people like, here of comparisons that lose now and then, of which the better picture fits its caption better.
-`offline` is DPO on a folder of such comparisons, without any draw of its own. `hacked` has no divergence in its loss and is
-paid for bright pictures: the watchdog, which reads captions, has to end it.
+`offline` is DPO on a folder of such comparisons, without any draw of its own; `offline_kto` learns from the same pictures one by
+one, as found good or bad. `hacked` has no divergence in its loss and is paid for bright pictures: the watchdog, which reads
+captions, has to end it.
 """
 
 import argparse
@@ -78,6 +79,11 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
     "learned": ("method=flow_grpo,reward={judge},hold=0.06", POLICY, 60),
     "offline": ("method=dpo,data={compared},hold=1", FALLING | {"optimizer.learning_rate": 1e-4}, 100),
+    "offline_kto": (
+        "method=kto,data={compared},hold=1",
+        FALLING | {"optimizer.learning_rate": 1e-4, "data.examples": 1},
+        100,
+    ),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
 # resolution -> part -> what is otherwise there: a group of larger pictures that share their noise goes further from the first
@@ -110,7 +116,7 @@ def part(name: str) -> Callable[[argparse.Namespace], None]:
         argument = f"run={teacher(options)},{argument.format(**made)},updates={updates}"
         argument += ",tiny" if options.tiny else ""
         own = dict(changes) if options.tiny else {**changes, **WATCH}
-        if not options.tiny and name != "offline":  # whose folder has them already
+        if not options.tiny and "compared" not in made:  # whose folder has them already
             own["data.objects"] = (2, 2)
         config = f"{options.root}/configs/preference.py:{argument}"
         overrides = [f"{key}={value!r}" for key, value in own.items()]

@@ -110,7 +110,7 @@ def test_levels_are_distinct_and_one_is_zero():
         (dict(name="compared_points", temperature=0.0), "temperature=0.0 and theta=1.0"),
         (dict(name="compared_points", theta=0.5), "theta=0.5"),
         (dict(name="compared_points", examples=3, theta=2.0), "only two tie"),
-        (dict(name="compared_points", examples=1), "compared=1"),
+        (dict(name="compared_points", examples=1), "examples=1 with theta=1.0: a comparison is of two or more"),
         (dict(name="compared_points", score=dict(name="cubic")), "Unknown score 'cubic'"),
         (dict(name="compared_shapes", kind="colour"), "Unknown kind of comparison 'colour'"),
         (dict(name="compared_shapes", taste=(1.0, 0.0)), "kind='style'"),
@@ -128,7 +128,7 @@ def test_a_batch_that_is_no_comparison_is_refused():
     for change, message in (
         (lambda b: b.pop("others"), "'others' is missing"),
         (lambda b: b.update(outcome=b["outcome"].astype(np.float32)), r"'outcome' is float32\[8\]"),
-        (lambda b: b.update(outcome=0 * b["outcome"]), "only of two examples"),
+        (lambda b: b.update(outcome=0 * b["outcome"]), "a ranking has the best first"),
         (lambda b: b.pop("present"), "'present' is missing"),
         (lambda b: b.update(margin=b["outcome"]), r"'margin' is int32\[8\]"),
     ):

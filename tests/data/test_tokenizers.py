@@ -96,5 +96,5 @@ def test_what_is_missing_is_said(spec, message):
 
 
 def test_every_tokenizer_follows_the_protocol():
-    assert set(TOKENIZERS) == {"words", "bytes", "wordpiece"}
+    assert set(TOKENIZERS) == {"words", "bytes", "wordpiece", "run"}
     assert isinstance(Words(("a",), 1), Tokenizer) and isinstance(Bytes(1), Tokenizer)
