@@ -18,8 +18,8 @@ same; with several updates a rollout (method.updates), also one that clips nearl
 alone knows.
 
 `reward`, and `held`, may name the folder of a reward model (configs/reward_model.py). With `data`, a folder of comparisons or,
-for KTO, of pictures that were judged by themselves (flowjax/data/comparisons.py), DPO and KTO draw nothing and know no reward:
-they learn from these, whose captions are read in the words of the run.
+for KTO and best_of, of pictures that were judged by themselves (flowjax/data/comparisons.py), DPO, KTO and best_of draw nothing
+and know no reward: they learn from these, best_of from the winners alone. Captions are read in the words of the run.
 
 `hold` says how firmly the reference holds: a reward alone is worth any drift. It is the weight of the divergence in policy
 gradients, which sum log-probabilities over the elements of a sample so that the divergence is that of whole steps; beta of
@@ -83,7 +83,7 @@ LEAST_GAIN = -0.1  # of captions read right
 CLIPPED = 0.9  # a policy of which so much is clipped moves too fast
 FLAT = 0.98  # of groups that teach nothing: all alike are right, or none is, and the rest is noise
 GRADIENT = ("refl", "draft")  # they read the data's examples and no groups
-COMPARED = ("dpo", "kto")  # they also learn from what was compared beforehand
+COMPARED = ("dpo", "kto", "best_of")  # they also learn from what was compared beforehand
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -175,14 +175,15 @@ def learn_from(config: ConfigDict, theirs: ConfigDict, options: ConfigDict) -> N
     if options.method not in COMPARED or options.reward or options.sampler != "method":
         raise ValueError(
             f"data={options.data} with method={options.method}, reward={options.reward or 'none'}, sampler={options.sampler}: "
-            f"comparisons are learnt from by {' and '.join(COMPARED)}, which then draw nothing and know no reward. Train a "
+            f"comparisons are learnt from by {', '.join(COMPARED)}, which then draw nothing and know no reward. Train a "
             "reward model on them for the others (configs/reward_model.py), or leave the rest out."
         )
     folder = dict(name="comparisons", path=options.data, **like_run(theirs, options.run))
     config.data = dict(theirs.data, source=folder) if theirs.data.name == "encoded" else folder
     config.evaluators = {}  # the run's are of the run's data
     config.batch_size = 64
-    del config.method["group_size"]
+    for name in {"group_size", "policy"} & set(config.method):
+        del config.method[name]
 
 
 def draw_as(config: ConfigDict, theirs: ConfigDict, options: ConfigDict) -> None:

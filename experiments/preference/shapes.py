@@ -2,7 +2,8 @@
 
     python experiments/preference/shapes.py [--parts flow_grpo ...] [--resolution 32] [--teacher RUN] [--tiny] [--work DIR]
 
-    first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, refl, learned, offline, offline_kto, hacked
+    first, flow_grpo, flow_grpo_adam, dance_grpo, nft, dpo, best_of, refl, learned, offline, offline_kto,
+    offline_best, hacked
 
 The flow is trained first (configs/shapes.py, 16 x 16 or 32 x 32), and then for a while on captions of which three in ten are
 another scene's, as many of the web's are: what it knows of captions is drowned in what it was told wrongly. `--teacher` names
@@ -16,11 +17,12 @@ noise:
     watchdog_...          the last figures of the run's watchdog: spread_kept is the mean distance of pictures of one caption,
                           over that of the first model
 
-`refl` follows the gradient of brightness, a reward that it can differentiate. `learned` knows no parser either: its reward is a
-model of what people like, here of comparisons that lose now and then, of which the better picture fits its caption better.
-`offline` is DPO on a folder of such comparisons, without any draw of its own; `offline_kto` learns from the same pictures one by
-one, as found good or bad. `hacked` has no divergence in its loss and is paid for bright pictures: the watchdog, which reads
-captions, has to end it.
+`best_of` is tuned on the best of four draws of the first model, which every other method has to beat. `refl` follows the
+gradient of brightness, a reward that it can differentiate. `learned` knows no parser either: its reward is a model of what
+people like, here of comparisons that lose now and then, of which the better picture fits its caption better. A folder of such
+comparisons is all that the `offline` ones have, without any draw of their own: DPO, KTO, for which pictures are good or bad one
+by one, and training on the better ones alone. `hacked` has no divergence in its loss and is paid for bright pictures: the
+watchdog, which reads captions, has to end it.
 """
 
 import argparse
@@ -76,6 +78,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
         60,
     ),
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
+    "best_of": ("method=best_of,reward=scene", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
     "learned": ("method=flow_grpo,reward={judge},hold=0.06", POLICY, 60),
     "offline": ("method=dpo,data={compared},hold=1", FALLING | {"optimizer.learning_rate": 1e-4}, 100),
@@ -84,6 +87,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
         FALLING | {"optimizer.learning_rate": 1e-4, "data.examples": 1},
         100,
     ),
+    "offline_best": ("method=best_of,data={compared}", FALLING | {"optimizer.learning_rate": 1e-4}, 100),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
 # resolution -> part -> what is otherwise there: a group of larger pictures that share their noise goes further from the first

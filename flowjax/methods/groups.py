@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from flowjax.arrays import example_keys
 from flowjax.choices import Spec
-from flowjax.contract import Batch, Collect, DataSpec, Params, Role, Sampler
+from flowjax.contract import Batch, Collect, DataSpec, Method, Params, Role, Sampler
 from flowjax.losses.policy import group_advantages
-from flowjax.methods.parts import Setting, conditions_of, sampler_of
+from flowjax.methods.parts import Setting, conditions_of, refuse_idle, sampler_of
 from flowjax.models.network import Conditions
 from flowjax.rewards import REWARDS, Rewards, make_rewards
 
@@ -191,6 +191,27 @@ def make_groups(
         chunks = max(parts for parts in range(1, OVERLAPPED + 1) if size % (group_size * parts) == 0)
         chunks = chunks if judge.hosted else 1
     return Groups(judge, size, group_size, chunks)
+
+
+def of_data(
+    name: str, method: Callable[..., Method], rewards: Spec | None, rollout: Spec | None, **of_rollouts: Any
+) -> bool:
+    """Whether a method learns from comparisons that the data bring, having neither rewards nor a rollout.
+
+    Args:
+      name: of the method.
+      method: whose defaults its options have.
+      rewards, rollout: of the method; one without the other is refused.
+      **of_rollouts: options that do nothing without a rollout, and are refused then.
+    """
+    if (rewards is None) != (rollout is None):
+        raise ValueError(
+            f"The method '{name}' compares its own samples with method.rewards and method.rollout, or the examples that the "
+            "data compare with neither. Give both, or none."
+        )
+    if rewards is None:
+        refuse_idle(method, "it is of rollouts, and method.rollout is not given", **of_rollouts)
+    return rewards is None
 
 
 def make_policy(setting: Setting, spec: Spec, role: str, who: str = "method.rollout") -> Sampler:

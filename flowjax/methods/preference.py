@@ -64,7 +64,6 @@ from flowjax.methods.parts import (
     make_samplers,
     make_setting,
     preset,
-    refuse_idle,
     refuse_unread,
     student_role,
 )
@@ -212,11 +211,8 @@ def preference(
         raise ValueError(
             f"method.unbiased compares the loss of all draws with that of either half: draws={draws} should be an even number."
         )
-    if (rewards is None) != (rollout is None):
-        raise ValueError(
-            f"The method '{name}' compares its own samples with method.rewards and method.rollout, or the examples that the "
-            "data compare with neither. Give both, or none."
-        )
+    grouping = dict(group_size=group_size, updates=updates, chunks=chunks, failures=failures)
+    of_data = groups.of_data(name, preference, rewards, rollout, **grouping, policy=policy, temperature=temperature)
     if expected and temperature is None:
         raise ValueError(
             "method.outcomes='expected' is the mean over comparisons by chance, and without method.temperature the best of a "
@@ -231,10 +227,10 @@ def preference(
     setting = make_setting(config, data, prediction)
     halves = 2 if unbiased else 1
     of_half = draws // halves
-    count = 2 if rewards is not None else data.compared  # examples of a comparison
+    count = data.compared if of_data else 2  # examples of a comparison
     grouped, collect = None, None
-    if rewards is not None:
-        grouped = groups.make_groups(config, data, rewards, group_size, updates, chunks, failures)
+    if not of_data:
+        grouped = groups.make_groups(config, data, rewards, **grouping)
         sampler = groups.make_policy(setting, rollout, policy)
         collect = own_pairs(grouped, sampler, updates, temperature, expected, config.seed)
     elif data.compared not in judged.examples:
@@ -244,10 +240,6 @@ def preference(
             f"The method '{name}' learns from examples {wanted}, and these data {found}. Use a data source of such "
             "comparisons, or set method.rewards and method.rollout to compare the model's own samples."
         )
-    else:
-        grouping = dict(group_size=group_size, updates=updates, chunks=chunks, failures=failures)
-        without = "it is of rollouts, and method.rollout is not given"
-        refuse_idle(preference, without, **grouping, policy=policy, temperature=temperature)
 
     def times_of(rows: Array, key: Array, key_strata: Array, index: int) -> Float[Array, " b"]:
         """One of the times of each example: spread over the batch where there is one, else over those of its half."""

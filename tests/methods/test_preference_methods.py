@@ -1,5 +1,7 @@
 """DPO, KTO, DiffusionNFT and best of N move a known flow as their closed forms say, and refuse what cannot be."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -221,6 +223,7 @@ def test_samples_whose_worth_nobody_knows_are_never_learnt_from():
         ("dpo", 4, "these data rank 4 examples"),
         ("kto", 0, "compared in twos, or judged by themselves, and these data compare nothing"),
         ("kto", 3, "these data rank 3 examples"),
+        ("best_of", 0, "compared, or judged by themselves, and these data compare nothing"),
     ],
 )
 def test_data_without_pairs_are_refused(name, compared, message):
@@ -262,18 +265,49 @@ def test_comparisons_of_the_data_are_learnt_from_as_the_models_own_are():
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_the_best_of_a_comparison_of_the_data_are_learnt_from_as_data_are():
+    """Its minimum over the mean is that of the better ones, found from a gradient that is linear in the mean."""
+    count = 4096
+    pairs = np.random.default_rng(0).normal(MEAN, STD, (count, 2, 1)).astype(np.float32)
+    outcome = np.where(np.arange(count) % 8, np.sign(pairs[:, 0, 0] - pairs[:, 1, 0]), 0).astype(np.int32)
+    rows = dict(row=np.arange(count, dtype=np.int32), mask=np.ones(count, np.float32))
+    asked = lambda **arrays: {name: jnp.asarray(array) for name, array in dict(rows, **arrays).items()}
+    batch = asked(data=pairs[:, 0], others=pairs[:, 1:], outcome=outcome)
+    method, executor = made("best_of", size=count, data=DataSpec((1,), compared=2))
+    assert method.collect is None and "reference" not in method.roles
+    params = executor.start().params
+    gradient = jax.grad(mean_loss(method, params, batch))
+    minimum = lambda at: at[0] / (at[0] - at[1])
+    found = minimum((gradient(0.0), gradient(1.0)))
+    # The noise that examples are mixed with is alike at both, and its share of the minimum a few spreads over the root.
+    assert found == pytest.approx(STD * expected_best(2), abs=0.05)
+    key, loss = jax.random.key(0), lambda method, batch: method.phases["best"].loss(params, batch, key)[0]
+    value = loss(method, batch)
+    assert not value[outcome == 0].any() and value[outcome != 0].all()
+    better = np.where(outcome[:, None] < 0, pairs[:, 1], pairs[:, 0])
+    own, _ = made("best_of", size=count, **dict(OWN, group_size=4))
+    told = outcome != 0
+    np.testing.assert_array_equal(value[told], loss(own, asked(data=better))[told])
+    ranking, _ = made("best_of", size=count, data=DataSpec((1,), compared=3))
+    ranked = asked(data=pairs[:, 0], others=np.tile(pairs[:, 1:], (1, 2, 1)), outcome=np.ones(count, np.int32))
+    np.testing.assert_array_equal(loss(ranking, ranked), loss(own, asked(data=pairs[:, 0])))
+    alone, _ = made("best_of", size=count, data=DataSpec((1,), compared=1))
+    judged = loss(alone, asked(data=pairs[:, 0], outcome=outcome))
+    np.testing.assert_array_equal(judged, np.where(outcome > 0, value, 0.0))
+
+
+OF_ROLLOUTS = (dict(policy="reference"), dict(updates=2), dict(group_size=4), dict(chunks=2), dict(failures="skip"))
+
+
 @pytest.mark.parametrize(
-    "option",
+    ("name", "option"),
     [
-        dict(temperature=1.0),
-        dict(policy="reference"),
-        dict(updates=2),
-        dict(group_size=4),
-        dict(chunks=2),
-        dict(failures="skip"),
+        *itertools.product(["dpo", "kto", "best_of"], OF_ROLLOUTS),
+        ("dpo", dict(temperature=1.0)),
+        ("kto", dict(temperature=1.0)),
+        ("best_of", dict(kept=2)),
     ],
-    ids=lambda option: next(iter(option)),
+    ids=str,
 )
 def test_what_is_of_rollouts_is_refused_with_comparisons_of_the_data(name, option):
     ((what, value),) = option.items()

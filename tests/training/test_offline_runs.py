@@ -67,9 +67,14 @@ def test_what_was_judged_by_itself_teaches_too(flow, folder, tmp_path, capsys):
     check_moved(tmp_path, flow)
 
 
-def check_moved(tuned, flow):
+def test_winners_alone_teach_too(flow, folder, tmp_path):
+    assert run(tmp_path, "preference", f"run={flow},method=best_of,data={folder}", *OFF) == 0
+    check_moved(tmp_path, flow, "watchdog_reference")
+
+
+def check_moved(tuned, flow, kept="reference"):
     """The reference is still the flow, and the student is not."""
-    reference = role(tuned, "reference")
+    reference = role(tuned, kept)
     jax.tree.map(np.testing.assert_array_equal, reference, role(flow, "ema"))
     moved = jax.tree.map(lambda one, two: np.abs(one - two).max(), role(tuned, "student"), reference)
     assert max(jax.tree.leaves(moved)) > 0
@@ -85,7 +90,7 @@ def test_it_reads_pictures_of_the_runs_size_with_the_runs_tokenizer(flow, folder
 
 @pytest.mark.parametrize("options", ["method=nft", "method=dpo,reward=scene", "method=refl,sampler=own"])
 def test_what_draws_its_own_learns_from_no_folder(flow, folder, options):
-    with pytest.raises(ConfigError, match="comparisons are learnt from by dpo and kto"):
+    with pytest.raises(ConfigError, match="comparisons are learnt from by dpo, kto, best_of"):
         load(f"configs/preference.py:tiny,run={flow},data={folder},{options}")
 
 
