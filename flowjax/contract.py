@@ -351,6 +351,8 @@ class DataSpec:
         `tokens` int[b, text_length], ids below `vocabulary` with 0 for padding, to be encoded by the model, or
         `text` [b, text_length, text_channels] and `text_mask` [b, text_length], encoded before.
       vocabulary: the number of token ids, 0 when captions come encoded.
+      words: a hash of what turned captions into ids or vectors, whatever their length; '' where there are none, or it is not
+        known. Networks that have learnt to read others do not understand these.
       text_channels: the channels of encoded captions, 0 when they come as ids.
       pooled_channels: the channels of `text_pooled` [b, pooled_channels], one vector for a whole encoded caption, or 0.
       feature_shape: of `features` [b, height, width, channels], what a frozen encoder sees in each example, where batches
@@ -382,6 +384,7 @@ class DataSpec:
     class_weights: tuple[float, ...] = ()
     observation_shape: tuple[int, ...] = ()
     compared: int = 0
+    words: str = ""
 
     @property
     def masked(self) -> bool:

@@ -78,7 +78,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
         60,
     ),
     "dpo": ("method=dpo,reward=scene,hold=0.2", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
-    "best_of": ("method=best_of,reward=scene", FALLING | {"optimizer.learning_rate": 1e-4}, 60),
+    "best_of": ("method=best_of,reward=scene", FALLING | {"optimizer.learning_rate": 1e-4}, 120),
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
     "learned": ("method=flow_grpo,reward={judge},hold=0.06", POLICY, 60),
     "offline": ("method=dpo,data={compared},hold=1", FALLING | {"optimizer.learning_rate": 1e-4}, 100),

@@ -9,6 +9,7 @@ from flowjax.data.judgements import JudgedSource, Judgement
 from flowjax.data.pictures import LEVELS, make_caption_tokenizer, standard_deviation
 from flowjax.data.records import Prepared
 from flowjax.data.shapes import to_unit
+from flowjax.data.tokenizers import text_facts
 
 
 def compared_emoji(
@@ -64,7 +65,6 @@ def compared_emoji(
         return to_unit(shown), worth[styles], {name: part[split][chosen] for name, part in conditions.items()}
 
     conditions = {"tokens": tokens} if encoder is not None else {}
-    length, vocabulary = (encoder.length, encoder.vocabulary) if encoder is not None else (0, 0)
     std = standard_deviation(pixels["train"])
-    spec = DataSpec((size, size, 3), std=std, text_length=length, vocabulary=vocabulary, compared=examples)
+    spec = DataSpec((size, size, 3), std=std, **text_facts(encoder), compared=examples)
     return JudgedSource(draw, 1 + len(STYLES), Judgement(temperature, theta), spec, encoder, LEVELS)

@@ -27,6 +27,7 @@ from flowjax.data.pictures import FilePictures, PictureSource, estimated_deviati
 from flowjax.data.record_format import BadPicture, decode_picture
 from flowjax.data.resizing import Fitted
 from flowjax.data.skipped import Skipped
+from flowjax.data.tokenizers import text_facts
 
 FILE = "comparisons.jsonl"
 OUTCOMES = {"first": 1, "tie": 0, "second": -1}  # of two
@@ -217,8 +218,7 @@ def comparisons(
         frame.shape,
         1 + max(one.label for one in every) if labelled else None,
         estimated_deviation(train),
-        text_length=encoder.length if encoder is not None else 0,
-        vocabulary=encoder.vocabulary if encoder is not None else 0,
+        **text_facts(encoder),
         compared=longest,
     )
     card = {"skipped": {"count": skipped.count, "reasons": skipped.reasons}}

@@ -28,7 +28,7 @@ from jaxtyping import Int, PyTree
 from flowjax.choices import Spec, build
 from flowjax.contract import DataSpec
 from flowjax.data.fingerprints import plain_hash, source_fingerprint, tree_hash
-from flowjax.data.tokenizers import UNKNOWN_WORD, Tokenizer, make_tokenizer
+from flowjax.data.tokenizers import UNKNOWN_WORD, Tokenizer, make_tokenizer, meaning
 from flowjax.models.text.minilm import TOKENIZER, encode_tokens, load_minilm, minilm_folder, sentence_vectors
 
 PIECE = 32  # captions that are encoded in one call
@@ -203,10 +203,10 @@ def with_minilm(
 
     encode = lambda tokens: program(parameters, jax.device_put(tokens, device))
     whole = channels if pooled else 0
-    spec = dataclasses.replace(
-        source.spec, text_length=tokenizer.length, vocabulary=0, text_channels=channels, pooled_channels=whole
-    )
     facts = dict(parameters=tree_hash(parameters), tokenizer=tokenizer.fingerprint())
+    text = dict(text_length=tokenizer.length, vocabulary=0, text_channels=channels, pooled_channels=whole)
+    words = plain_hash(**{**facts, "tokenizer": meaning(tokenizer)})
+    spec = dataclasses.replace(source.spec, **text, words=words)
     digest = plain_hash(**facts, **({"pooled": True} if pooled else {}))
     return EncodedSource(source, CaptionTable(tokenizer, encode, channels, most, whole), spec, digest)
 

@@ -26,7 +26,7 @@ from flowjax.data.fingerprints import plain_hash, tree_hash
 from flowjax.data.record_format import BadPicture
 from flowjax.data.skipped import Skipped
 from flowjax.data.sources import check_batch_fits, check_split, endless, examples_at
-from flowjax.data.tokenizers import Tokenizer, make_tokenizer
+from flowjax.data.tokenizers import Tokenizer, make_tokenizer, text_facts
 from flowjax.data.transforms import Transform
 
 LEVELS = 256
@@ -373,9 +373,8 @@ def picture_source(
     encoder = make_caption_tokenizer(tokenizer, text_length, train.all_captions() if tokenizer is not None else [])
     if encoder is not None:
         train, test = (p.tokenized(encoder) if isinstance(p, MemoryPictures) else p for p in (train, test))
-    length, vocabulary = (encoder.length, encoder.vocabulary) if encoder is not None else (0, 0)
     shape = tuple(getattr(frame, "shape", frame))
-    spec = DataSpec(shape, num_classes, std, text_length=length, vocabulary=vocabulary)
+    spec = DataSpec(shape, num_classes, std, **text_facts(encoder))
     if isinstance(frame, Canvas):
         square = frame.visible_size(frame.side, frame.side)
         spec = dataclasses.replace(spec, visible_shape=square, visible_multiple=frame.multiple)

@@ -23,6 +23,7 @@ from flowjax.data.record_format import size_of, unpack
 from flowjax.data.records import Prepared, find_prepared, pixels_of
 from flowjax.data.resizing import FITS, with_channels
 from flowjax.data.sources import RecordSource
+from flowjax.data.tokenizers import text_facts
 
 MEMORY = 2**30  # bytes of pixels up to which a set is held in memory
 
@@ -167,12 +168,11 @@ def _in_buckets(
             example["tokens"] = encoder.encode([_captions(fields)[0]])[0]
         return example
 
-    length, vocabulary = (encoder.length, encoder.vocabulary) if encoder is not None else (0, 0)
     return bucketed(
         _Rows(prepared, "train"),
         sizes["train"],
         decode,
-        DataSpec(shape, classes, prepared.card["std"], text_length=length, vocabulary=vocabulary),
+        DataSpec(shape, classes, prepared.card["std"], **text_facts(encoder)),
         bucket_shapes(shape[0], multiple, shape[2]),
         _Rows(prepared, "test"),
         sizes["test"],

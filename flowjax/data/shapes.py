@@ -16,6 +16,7 @@ from flowjax.contract import DataSpec
 from flowjax.data import draws
 from flowjax.data.fingerprints import plain_hash
 from flowjax.data.sources import check_split, endless
+from flowjax.data.tokenizers import text_facts
 from flowjax.shapes import captions as captioning
 from flowjax.shapes import scenes
 from flowjax.shapes.captions import VOCABULARY, CaptionLaw
@@ -214,8 +215,9 @@ def shapes(
     if length < longest:
         raise ValueError(f"text_length={length}, but captions of this law have up to {longest} tokens. Allow for them.")
     height, width = height or resolution, width or resolution
-    spec = DataSpec((height, width, 3), text_length=length, vocabulary=len(VOCABULARY))
-    source = SceneSource(scene_law, caption_law, spec, SceneTokenizer(length), float(wrong))
+    tokenizer = SceneTokenizer(length)
+    spec = DataSpec((height, width, 3), **text_facts(tokenizer))
+    source = SceneSource(scene_law, caption_law, spec, tokenizer, float(wrong))
     # Measured once on scenes of their own, at a size where that takes a moment.
     scene = scene_law.draw(_uniforms(0, draws.MEASURE, 0, 0, MEASURED)[:, : scenes.COLUMNS])
     shrink = min(1.0, 64 / min(height, width))

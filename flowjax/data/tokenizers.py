@@ -13,7 +13,7 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -22,6 +22,7 @@ from flowjax.choices import Spec, build, suggestion
 from flowjax.data import wordpiece
 
 PADDING, UNKNOWN = 0, 1
+COMMON_LENGTH = 8  # any that all tokenizers allow
 UNKNOWN_WORD = "[unknown]"
 # Letters and digits of any script, joined by an apostrophe or hyphen; else each character by itself.
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
@@ -288,6 +289,19 @@ def strictly(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer that refuses what it does not know: for prompts, where a person is there to be told."""
     has_choice = any(field.name == "strict" for field in dataclasses.fields(tokenizer))
     return dataclasses.replace(tokenizer, strict=True) if has_choice else tokenizer
+
+
+def meaning(tokenizer: Tokenizer) -> str:
+    """A hash of what the ids mean, whatever the length of a row."""
+    fields = {field.name for field in dataclasses.fields(tokenizer)} if dataclasses.is_dataclass(tokenizer) else {}
+    return (dataclasses.replace(tokenizer, length=COMMON_LENGTH) if "length" in fields else tokenizer).fingerprint()
+
+
+def text_facts(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What a DataSpec says of captions as ids: length, vocabulary, words."""
+    if tokenizer is None:
+        return {}
+    return dict(text_length=tokenizer.length, vocabulary=tokenizer.vocabulary, words=meaning(tokenizer))
 
 
 def of_run(captions: Sequence[str] = (), restore_from: str = "", length: int = 0, strict: bool = False) -> Tokenizer:

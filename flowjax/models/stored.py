@@ -117,6 +117,45 @@ def read_measured(folder: pathlib.Path, step: int) -> dict[str, float]:
         raise unreadable(folder, step, error) from error
 
 
+def read_words(folder: pathlib.Path, step: int) -> str:
+    """DataSpec.words of what a checkpoint was trained on; '' where it does not say."""
+    if not (folder / str(step) / "data").is_dir():
+        return ""
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return reader.restore(folder / str(step) / "data")["words"]
+    except Exception as error:
+        raise unreadable(folder, step, error) from error
+
+
+def reads_other_words(reference: str, words: str, who: str) -> bool:
+    """Whether a finished run has learnt to read other captions than these, as far as both are known.
+
+    Args:
+      reference: RUN_DIRECTORY or RUN_DIRECTORY:role.
+      words: DataSpec.words of the captions.
+      who: what wants to know, for messages.
+    """
+    folder, _ = split_reference(reference, who)
+    known = read_words(folder, existing_step(folder, None)) if words else ""
+    return bool(known) and known != words
+
+
+def check_words(reference: str, words: str, who: str) -> None:
+    """Refuses a finished run that has learnt to read other captions than these and would take one word for another.
+
+    Args:
+      reference, words, who: of `reads_other_words`.
+    """
+    if reads_other_words(reference, words, who):
+        run = reference.partition(":")[0]
+        raise ValueError(
+            f"{who} reads captions as '{run}' learnt to, whose ids or vectors of words are not those of these data: it would "
+            f"take one word for another. Give both the same: tokenizer=dict(name='run', restore_from='{run}') in the data of "
+            "the one that is trained later."
+        )
+
+
 def config_of_run(restore_from: str, who: str) -> dict[str, Any]:
     """The config that a run was trained with, lists as the tuples they were.
 

@@ -1,7 +1,7 @@
 """Checkpoints: asynchronous, sharded on disk, restorable onto any mesh, never half-written. Hides Orbax from the rest.
 
 A checkpoint holds the whole `State` (every role and optimizer), the host's position (in the data, and the sums between
-two log lines), the resolved config, and what was measured of it at this step.
+two log lines), the resolved config, what was measured of it at this step, and in which words the data have captions.
 Orbax writes into a temporary directory and renames it when everything is on disk, so a kill leaves no half checkpoint
 behind that a later run could pick up.
 """
@@ -93,6 +93,7 @@ class Checkpoints:
         position: Mapping[str, Any],
         config: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        words: str = "",
     ) -> None:
         """Starts writing a checkpoint; the state may be donated as soon as this returns."""
         if step in self._manager.all_steps():
@@ -105,6 +106,7 @@ class Checkpoints:
             position=ocp.args.JsonSave(dict(position)),
             config=ocp.args.JsonSave(dict(config)),
             measured=ocp.args.JsonSave(dict(metrics or {})),
+            data=ocp.args.JsonSave(dict(words=words)),
         )
         with disk.told(self.directory):
             self._manager.save(step, args=args, metrics=dict(metrics or {}))

@@ -100,10 +100,23 @@ class Run:
             own = self.checkpoints(read_only=True)
             if own.latest() is not None:
                 return {name: jax.tree.map(np.asarray, own.read_role(name)) for name in wanted}
+        self._tell_of_other_words(wanted)
         # on the host, so that every process can lay it out as its executor wants
         return {
             name: jax.tree.map(np.asarray, read_role(name, role, self.config.seed)) for name, role in wanted.items()
         }
+
+    def _tell_of_other_words(self, wanted: Mapping[str, Role]) -> None:
+        """Says of each role that is trained on, and has learnt to read other captions, that it has to learn these anew."""
+        words = self.source.spec.words if self.config.text.name != "none" else ""
+        for name, role in wanted.items():
+            origin = role.restore_from if role.tx is not None else None
+            if origin and stored.reads_other_words(origin, words, f"Role '{name}'") and jax.process_index() == 0:
+                print(
+                    f"Role '{name}' starts from '{origin}', which has learnt to read captions in other words: it learns to "
+                    f"read anew. To keep what it knows, give the data tokenizer=dict(name='run', restore_from="
+                    f"'{origin.partition(':')[0]}')."
+                )
 
     def images(self, steps: int) -> int:
         """How many examples so many updates learn from, repetitions counted: of a rollout those that were drawn for them."""

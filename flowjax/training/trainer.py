@@ -179,7 +179,7 @@ class Trainer:
     def _save(self, step: int, state: State, checkpoints: Checkpoints, measured: dict[str, float]) -> None:
         logical = self.run.executor.logical(state)
         position = dict(feed=self.feed.get_state(), log=self.logbook.sums.get_state())
-        checkpoints.save(step, logical, position, self.config.to_dict(), measured)
+        checkpoints.save(step, logical, position, self.config.to_dict(), measured, self.run.source.spec.words)
 
     def _keep(self, step: int, state: State, checkpoints: Checkpoints) -> None:
         """Saves what was trained before a rollout that failed, unless nobody has seen whether that is finite."""

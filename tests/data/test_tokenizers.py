@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from flowjax.data.tokenizers import TOKENIZERS, Bytes, Tokenizer, Words, join_words, make_tokenizer, split_words
+from flowjax.data.tokenizers import (
+    TOKENIZERS,
+    Bytes,
+    Tokenizer,
+    Words,
+    join_words,
+    make_tokenizer,
+    meaning,
+    split_words,
+    text_facts,
+)
 
 CAPTIONS = ("A red circle.", "two blue squares", "the word 'HI' (left)")
 
@@ -93,6 +103,13 @@ def test_fingerprints_change_with_whatever_changes_ids():
 def test_what_is_missing_is_said(spec, message):
     with pytest.raises(ValueError, match=message):
         make_tokenizer(spec)
+
+
+def test_what_ids_mean_does_not_depend_on_how_many_there_are():
+    long, short = (make_tokenizer(dict(name="words", length=length), ["a red circle"]) for length in (9, 4))
+    other = make_tokenizer(dict(name="words", length=4), ["a red square"])
+    assert long.fingerprint() != short.fingerprint() and meaning(long) == meaning(short) != meaning(other)
+    assert text_facts(short) == dict(text_length=4, vocabulary=5, words=meaning(long)) and text_facts(None) == {}
 
 
 def test_every_tokenizer_follows_the_protocol():

@@ -1,5 +1,6 @@
 """Tuning by a folder of comparisons, and by a reward model's folder, through the command line."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,6 +12,7 @@ from flowjax.data import compare
 from flowjax.data.compared_shapes import compared_shapes
 from flowjax.data.tokenizers import make_tokenizer
 from flowjax.main import main
+from flowjax.methods.finished import open_finished
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
 
@@ -108,7 +110,23 @@ def test_the_words_of_a_run_are_those_of_its_data(flow, tmp_path):
         load(f"configs/preference.py:tiny,run={tmp_path / 'points'},method=dpo,data={tmp_path}")
 
 
-def test_a_reward_models_folder_is_a_reward_and_may_be_held_out(flow, tmp_path):
+def test_a_flow_that_goes_on_in_other_words_is_told_so_and_a_teacher_of_others_refused(flow, capsys):
+    config = load("configs/shapes.py:tiny,network=dit")
+    config.restore = dict(student=f"{flow}:ema")
+    again = Run(config)
+    spec = again.source.spec
+    other = dataclasses.replace(spec, words="another")
+    assert "student" in again.restored and open_finished(str(flow), spec, "The teacher")
+    assert "other words" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="The teacher reads captions as .*would take one word for another"):
+        open_finished(str(flow), other, "The teacher")
+    assert open_finished(str(flow), dataclasses.replace(spec, words=""), "The teacher")  # nobody knows
+    del again.__dict__["restored"]
+    again.__dict__["source"] = dataclasses.replace(again.source, spec=other)
+    assert "student" in again.restored and "Role 'student' starts from" in capsys.readouterr().out
+
+
+def test_a_reward_models_folder_is_a_reward_and_may_be_held_out(flow, folder, tmp_path):
     judge = tmp_path / "judge"
     assert run(judge, "reward_model", f"data=shapes,run={flow}") == 0
     config = load(f"configs/preference.py:tiny,run={flow},method=refl,reward={judge}")
@@ -119,5 +137,11 @@ def test_a_reward_models_folder_is_a_reward_and_may_be_held_out(flow, tmp_path):
     assert Run(held).method
     seen = load(f"configs/reward_model.py:tiny,data={tmp_path},run={flow}").data  # a folder, as the flow sees pictures
     assert seen.size == 16 and seen.tokenizer.to_dict() == dict(name="run", restore_from=str(flow))
+    # The same shapes of batches, and other words.
+    words = f"--config.data.tokenizer=dict(name='bytes', length={Run(held).source.spec.text_length})"
+    few = [f"--config.evaluation={dict(count=6, batch_size=6)}", "--config.sample.count=6"]
+    assert run(tmp_path / "other", "reward_model", f"data={folder}", words, "--config.data.size=16", *few) == 0
+    with pytest.raises(ConfigError, match="The reward 'model' reads captions as .*other' learnt to"):
+        _ = Run(load(f"configs/preference.py:tiny,run={flow},method=refl,reward={tmp_path / 'other'}")).method
     with pytest.raises(ConfigError, match="Unknown reward 'juge'"):
         load(f"configs/preference.py:tiny,run={flow},reward=juge")
