@@ -25,7 +25,6 @@ frozen copy: where the student is an adapter, the frozen base of it.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,7 +39,6 @@ from flowjax.contract import Batch, CheckResult, DataSpec, Method, Metrics, Para
 from flowjax.losses.policy import SCOPES, clipped_loss
 from flowjax.methods import groups
 from flowjax.methods.parts import (
-    Setting,
     average_roles,
     check_shares,
     conditions_of,
@@ -52,14 +50,13 @@ from flowjax.methods.parts import (
     refuse_unread,
     student_role,
 )
+from flowjax.methods.policy_checks import check_ratio, check_times, times_asked, unconditional_field
 from flowjax.methods.unrolled import make_unrolled
 from flowjax.samplers.build import split_keys
-from flowjax.samplers.field import Field
 from flowjax.samplers.rollouts import actions, check_drawn, roll_out, step_divergences, step_log_probs, step_transitions
 from flowjax.samplers.transition import REDUCTIONS, Transition
 
 STUDENT, REFERENCE = "student", "reference"
-RATIO = 1e-3  # rounding alone, of a log-probability summed over an image's elements
 JUDGED = ("samples", "clean")
 DIVERGENCES = ("exact", "published")
 READINGS = {
@@ -219,30 +216,15 @@ def policy_gradient(
         return mean(value + divergence_weight * term), {name: mean(array) for name, array in named.items()}
 
     def ratio_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
-        worst = float(jnp.max(jnp.abs(jnp.expm1(moved(steps_of(params, STUDENT, batch)[0], batch)))))
-        return CheckResult(
-            "ratio before the first update",
-            worst < min(clip, RATIO),
-            f"the probability of a step differs from its rollout's by at most {worst:.1e}; it is clipped at {clip:.1e}",
-            "The rollout and the loss do not compute the same: use precision='float32', log_prob='mean', or a wider clip.",
-        )
+        return check_ratio("step", moved(steps_of(params, STUDENT, batch)[0], batch), clip)
 
     def grid_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
-        """Both are run with a network that writes down when it is asked."""
         moving, keys = window_at(batch["step"][0]), example_keys(key, batch["row"][:1])
         first = 0 if moving is None else int(moving[0])
-        x = batch["rollout_x"][:1]
-        rolled = _times_asked(setting, lambda clock: roll_out(stepper, clock, grid, x[:, 0], keys, moving, log_prob))
-        scored = _times_asked(setting, lambda clock: step_transitions(stepper, clock, grid, x, first))
-        told = lambda times: ", ".join(f"{t:.4g}" for t in times)
-        expected = rolled[first : first + kept]
-        same = scored == expected
-        return CheckResult(
-            "times of rollout and loss",
-            same,
-            f"both ask the network at t = {told(scored)}" if same else f"{told(expected)} against {told(scored)}",
-            "The loss scores steps at other times than they were drawn at. Rollout and loss must share grid and window.",
-        )
+        x, field = batch["rollout_x"][:1], unconditional_field
+        rolled = times_asked(setting, lambda own: roll_out(stepper, field(own), grid, x[:, 0], keys, moving, log_prob))
+        scored = times_asked(setting, lambda own: step_transitions(stepper, field(own), grid, x, first))
+        return check_times(scored, rolled[first : first + kept])
 
     return Method(
         roles=joined(
@@ -260,19 +242,6 @@ def policy_gradient(
         checks={"ratio": ratio_check, "grid": grid_check},
         readings=READINGS,
     )
-
-
-def _times_asked(setting: Setting, run: Callable[[Field], Any]) -> list[float]:
-    """The times at which a field is evaluated, rising."""
-    seen: list[float] = []
-
-    def predict(x: Float[Array, "b ..."], t: Float[Array, " b"]) -> Float[Array, "b ..."]:
-        jax.debug.callback(lambda time: seen.append(float(time)), t[0])
-        return jnp.zeros_like(x)
-
-    run(Field(predict, setting.prediction, setting.path))
-    jax.effects_barrier()
-    return sorted(seen)
 
 
 def _chosen(share: float, keys: Key[Array, " b"], steps: int) -> Float[Array, "b k"]:

@@ -22,6 +22,7 @@ clamps log-densities to [-1, 1], beyond which they have no gradient; and cuts of
 draws are Gaussian, and the environment cuts off what lies beyond its bounds.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,7 @@ from flowjax.losses.policy import clipped_loss
 from flowjax.methods.chain_policy import NOISE, episodes_sampler, make_chain_policy
 from flowjax.methods.optimizers import make_optimizer, resting
 from flowjax.methods.parts import average_roles, check_shares, joined, make_samplers, make_setting, refuse_unread
+from flowjax.methods.policy_checks import check_ratio, check_times, times_asked
 from flowjax.models.actor_critic import critic as make_critic
 from flowjax.models.actor_critic import noise_network
 
@@ -213,13 +215,15 @@ def reinflow(
         return value_loss(judge.apply(params[CRITIC], batch["observation"]), batch["rollout_target"]), {}
 
     def ratio_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
-        worst = float(jnp.max(jnp.abs(jnp.expm1(log_ratio(params, batch)[0]))))
-        return CheckResult(
-            "ratio before the first update",
-            worst < clip,
-            f"the probability of a chain differs from its rollout's by at most {worst:.1e}; it is clipped at {clip:.1e}",
-            "The rollout and the loss do not compute the same: use precision='float32', log_prob='mean', or a wider clip.",
-        )
+        return check_ratio("chain", log_ratio(params, batch)[0], clip)
+
+    def grid_check(params: Params, batch: Batch, key: Key[Array, ""]) -> CheckResult:
+        seen, x, now = batch["observation"][:1], batch["rollout_x"][:1], share(batch["step"][0])
+        of = lambda own: dataclasses.replace(policy, setting=own)
+        keys = example_keys(key, batch["row"][:1])
+        drawn = times_asked(setting, lambda own: of(own).draw(params, STUDENT, seen, keys, now))
+        scored = times_asked(setting, lambda own: of(own).transitions(params, STUDENT, seen, x, now))
+        return check_times(scored, drawn)
 
     specs = config.samplers.to_dict()
     tried = {name: spec for name, spec in specs.items() if spec["name"] == "episodes"}
@@ -242,7 +246,7 @@ def reinflow(
             **make_samplers(actions, setting),
         },
         collect=Collect(play, batches, updates, metrics=figures),
-        checks={"ratio": ratio_check},
+        checks={"ratio": ratio_check, "grid": grid_check},
         readings=READINGS,
     )
 

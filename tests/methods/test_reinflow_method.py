@@ -15,9 +15,10 @@ from flowjax.config import ConfigDict
 from flowjax.contract import DataSpec
 from flowjax.control import make_environment
 from flowjax.control.lqr import linear_return
-from flowjax.methods import METHODS
+from flowjax.methods import METHODS, chain_policy
 from flowjax.models import NETWORKS
 from flowjax.models.network import Network, observation_condition
+from flowjax.samplers.rollouts import step_transitions
 from flowjax.training.executors import JitExecutor
 from flowjax.training.feed import make_feed
 from flowjax.training.update import with_step
@@ -80,6 +81,17 @@ def usable(batch, step=0):
 
 def moved(params, by):
     return {**params, "student": jax.tree.map(lambda leaf: leaf + by, params["student"])}
+
+
+def test_the_doctor_finds_a_loss_that_scores_a_chain_at_other_times(monkeypatch):
+    method, executor = made("mlp", steps=4)
+    _, batches, params = collected(method, executor)
+    batch = usable(batches[0])
+    found = method.checks["grid"](params, batch, jax.random.key(0))
+    assert found.passed and found.detail.endswith("t = 0, 0.25, 0.5, 0.75")
+    shifted = lambda stepper, field, grid, x: step_transitions(stepper, field, np.asarray(grid) ** 1.1, x)
+    monkeypatch.setattr(chain_policy, "step_transitions", shifted)
+    assert not method.checks["grid"](params, batch, jax.random.key(0)).passed
 
 
 @pytest.mark.parametrize("steps", [1, 4])
