@@ -86,34 +86,57 @@ def metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit())
+
+
+def kill_9(workdir, target, *arguments, **options):
+    """Starts a run and kills it once it has a checkpoint of the step, or a later one: how much later, the clock decides."""
+    process = subprocess.Popen(
+        command(workdir, *SMALL, *arguments, **options),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None and max(saved_steps(workdir), default=0) < target:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert max(saved_steps(workdir)) >= target
+
+
 def test_kill_9_and_resume_is_bit_identical(uninterrupted, tmp_path):
-    """Killed twice, at steps that depend on the clock alone, and started again with the same command."""
+    """Killed twice, and started again with the same command."""
     workdir = tmp_path / "run"
-    seen = []
     for target in (40, 200):
-        process = subprocess.Popen(
-            command(workdir, *SMALL, *LONG),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and process.poll() is None:
-            saved = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
-            if max(saved, default=0) >= target:
-                break
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        seen.append(max((int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()), default=0))
-    assert seen[0] >= 40 and seen[1] >= 200
+        kill_9(workdir, target, *LONG)
+    seen = max(saved_steps(workdir))
     result = run(workdir, *LONG)
     assert result.returncode == 0, result.stderr
-    assert "resuming from step" in result.stdout or seen[1] == 400
+    assert "resuming from step" in result.stdout or seen == 400
     assert digest(workdir) == digest(uninterrupted)
     keep = lambda lines: [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "loss" in line]
     assert keep(metrics(workdir)) == keep(metrics(uninterrupted))
+
+
+def test_kill_9_of_a_policy_gradient_redraws_the_rollout_it_was_in(uninterrupted, tmp_path):
+    """Four updates a rollout, and a checkpoint wherever one begins: what is lost of a period is drawn again, to the bit."""
+    entries = ["steps=200", "method.updates=4", "when.checkpoint.every_steps=20", "when.log.every_steps=10"]
+    tuning = [f"--config.{entry}" for entry in (*entries, "optimizer.decay=constant", "watchdog.largest_flat=None")]
+    config = dict(config=f"configs/preference.py:tiny,run={uninterrupted}")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    kill_9(cut, 20, *tuning, **config)
+    seen = max(saved_steps(cut))
+    for folder in (whole, cut):
+        result = run(folder, *tuning, **config)
+        assert result.returncode == 0, result.stderr
+    assert f"resuming from step {seen}" in result.stdout and seen < 200
+    assert digest(cut) == digest(whole)
+    names = ("step", "loss", "grad_norm", "ratio", "divergence", "collect/reward_right", "collect/spread")
+    keep = lambda lines: [[line[name] for name in names] for line in lines if "loss" in line]
+    assert keep(metrics(cut)) == keep(metrics(whole))
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(uninterrupted, tmp_path):
