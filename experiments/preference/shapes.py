@@ -81,13 +81,13 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "best_of": ("method=best_of,reward=scene", FALLING | {"optimizer.learning_rate": 1e-4}, 120),
     "refl": ("method=refl,reward=brightness", FALLING | {"optimizer.learning_rate": 3e-5}, 40),
     "learned": ("method=flow_grpo,reward={judge},hold=0.06", POLICY, 60),
-    "offline": ("method=dpo,data={compared},hold=1", FALLING | {"optimizer.learning_rate": 1e-4}, 100),
+    "offline": ("method=dpo,data={compared},hold=1", FALLING | {"optimizer.learning_rate": 1e-4}, 300),
     "offline_kto": (
         "method=kto,data={compared},hold=1",
         FALLING | {"optimizer.learning_rate": 1e-4, "data.examples": 1},
-        100,
+        300,
     ),
-    "offline_best": ("method=best_of,data={compared}", FALLING | {"optimizer.learning_rate": 1e-4}, 100),
+    "offline_best": ("method=best_of,data={compared}", FALLING | {"optimizer.learning_rate": 1e-4}, 300),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
 # resolution -> part -> what is otherwise there: a group of larger pictures that share their noise goes further from the first
