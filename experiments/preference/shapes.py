@@ -64,7 +64,7 @@ NATURAL = dict(name="natural", learning_rate=3e-3, warmup_steps=3, decay="cosine
 POLICY = FEW | {"optimizer": NATURAL}
 # part -> argument of the config, overrides, and updates.
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "flow_grpo": ("method=flow_grpo,reward=scene,hold=0.06", POLICY, 60),
+    "flow_grpo": ("method=flow_grpo,reward=scene,hold=0.03", POLICY, 90),
     "flow_grpo_adam": ("method=flow_grpo,reward=scene,hold=0.04", FEW | FALLING, 80),
     # A group shares its first noise and differs by little: more noise on the way, more groups, and longer steps.
     "dance_grpo": (
@@ -90,15 +90,16 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "offline_best": ("method=best_of,data={compared}", FALLING | {"optimizer.learning_rate": 1e-4}, 300),
     "hacked": ("method=flow_grpo,reward=brightness,hold=0,held=scene", FEW, 60),
 }
-# resolution -> part -> what is otherwise there: a group of larger pictures that share their noise goes further from the first
+# resolution -> part -> what is otherwise there. A group of larger pictures that share their noise goes further from the first
 # model for the same reward.
 OTHER: dict[int, dict[str, tuple[str, dict[str, Any], int]]] = {
     32: {
+        "flow_grpo": ("method=flow_grpo,reward=scene,hold=0.06", POLICY, 60),
         "dance_grpo": (
             "method=dance_grpo,reward=scene,hold=0.015",
             CASES["dance_grpo"][1] | {"optimizer": NATURAL | dict(learning_rate=1e-2)},
             90,
-        )
+        ),
     }
 }
 COMPARED = 4_000  # comparisons of a folder
