@@ -117,7 +117,7 @@ def shares(options: argparse.Namespace, index: int, peak: float, rewards: dict, 
     )
 
 
-def measured_peak(side: int = 2048, times: int = 20) -> float:
+def measured_peak(side: int = 2048, times: int = 5) -> float:
     """Operations a second of a product of two square matrices, in float32, the fastest of some; 0 where the peak is listed."""
     device = jax.devices()[0]
     if peak_flops(device.device_kind) is not None:

@@ -168,6 +168,7 @@ def _spec(spec: DataSpec, arrays: Mapping[str, Any]) -> DataSpec:
         spec = dataclasses.replace(spec, shape=tuple(rows.shape[1:]), shapes=(), std=float(std))
     if "text" in arrays:
         length, channels = arrays["text"].shape[1:]
+        # What encoded them is known to the cache's own check, not as a source would say it.
         spec = dataclasses.replace(spec, text_length=length, text_channels=channels, vocabulary=0, words="")
     if "text_pooled" in arrays:
         spec = dataclasses.replace(spec, pooled_channels=arrays["text_pooled"].shape[1])

@@ -91,6 +91,5 @@ def open_finished(restore_from: str, data: DataSpec, who: str) -> Finished:
     """
     config, reference = config_of_run(restore_from, who), reference_of_run(restore_from, who)
     setting = make_setting(config, data, config.method.get("prediction", "velocity"))
-    if config.text.name != "none":
-        stored.check_words(reference, data.words, who)
+    stored.check_words(reference, setting.network.conditions, data.words, who)
     return Finished(config, setting, reference)

@@ -148,6 +148,8 @@ def policy_gradient(
     regular = dict(window_every=window_every, window_stride=window_stride)
     if not window:
         refuse_idle(policy_gradient, "method.window=0 is of all steps", **regular, window_drawn=window_drawn)
+    elif kept == drawn:
+        refuse_idle(policy_gradient, "the window is of all steps and cannot move", **regular, window_drawn=window_drawn)
     elif window_drawn:
         refuse_idle(
             policy_gradient, f"with method.window_drawn={window_drawn} each rollout draws its window", **regular

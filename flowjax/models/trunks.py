@@ -97,8 +97,7 @@ def run(data: DataSpec, restore_from: str, layer: int = 0, frozen: bool = True, 
     config, reference = stored.config_of_run(restore_from, who), stored.reference_of_run(restore_from, who)
     prediction = config["method"].get("prediction", "velocity")
     made, path = open_network({**config, "precision": dtype}, data, prediction)
-    if config["text"]["name"] != "none":
-        stored.check_words(reference, data.words, who)
+    stored.check_words(reference, made.conditions, data.words, who)
     trunk = _of_blocks(made, path, data, layer, f"The network of '{restore_from}'", whole=frozen)
     if frozen:
         return dataclasses.replace(trunk, frozen=Role(init=trunk.init, restore_from=reference))

@@ -51,8 +51,7 @@ def model(
         )
     reference = stored.reference_of_run(restore_from, WHO, TRAINED)
     scorer = make_scorer(config["method"]["scorer"], data, config["precision"])
-    if {"tokens", "text"} & set(scorer.conditions):
-        stored.check_words(reference, data.words, WHO)
+    stored.check_words(reference, scorer.conditions, data.words, WHO)
     if not standardise:
         mean, deviation = 0.0, 1.0
     elif mean is None or deviation is None:

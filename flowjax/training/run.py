@@ -108,7 +108,8 @@ class Run:
 
     def _tell_of_other_words(self, wanted: Mapping[str, Role]) -> None:
         """Says of each role that is trained on, and has learnt to read other captions, that it has to learn these anew."""
-        words = self.source.spec.words if self.config.text.name != "none" else ""
+        spec = self.source.spec
+        words = spec.words if self.config.text.name != "none" or spec.text_channels else ""
         for name, role in wanted.items():
             origin = role.restore_from if role.tx is not None else None
             if origin and stored.reads_other_words(origin, words, f"Role '{name}'") and jax.process_index() == 0:

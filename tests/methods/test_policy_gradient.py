@@ -234,6 +234,8 @@ def test_the_spread_of_groups_by_hand():
         (dict(window=9), "method.window=9 of 7 drawn steps"),
         (dict(window_every=3), "window_every=3 would do nothing: method.window=0.*Leave it at 25"),
         (dict(window_stride=2), "window_stride=2 would do nothing: method.window=0"),
+        (dict(window=7, window_every=3), "window_every=3 would do nothing: the window is of all steps"),
+        (dict(window=7, window_drawn=1), "window_drawn=1 would do nothing: the window is of all steps"),
         (dict(window_drawn=1), "window_drawn=1 would do nothing: method.window=0"),
         (dict(window=2, window_drawn=3, window_every=3), "window_every=3 would do nothing: with method.window_drawn=3"),
         (dict(window=2, window_drawn=3, window_stride=2), "window_stride=2 would do nothing"),

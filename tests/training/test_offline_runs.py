@@ -13,6 +13,7 @@ from flowjax.data.compared_shapes import compared_shapes
 from flowjax.data.tokenizers import make_tokenizer
 from flowjax.main import main
 from flowjax.methods.finished import open_finished
+from flowjax.models import stored
 from flowjax.training.checkpoints import Checkpoints
 from flowjax.training.run import Run
 
@@ -121,6 +122,9 @@ def test_a_flow_that_goes_on_in_other_words_is_told_so_and_a_teacher_of_others_r
     with pytest.raises(ValueError, match="The teacher reads captions as .*would take one word for another"):
         open_finished(str(flow), other, "The teacher")
     assert open_finished(str(flow), dataclasses.replace(spec, words=""), "The teacher")  # nobody knows
+    stored.check_words(str(flow), ("label",), "another", "A network without captions")
+    with pytest.raises(ValueError, match="A network of encoded ones reads captions"):
+        stored.check_words(str(flow), ("label", "text"), "another", "A network of encoded ones")
     del again.__dict__["restored"]
     again.__dict__["source"] = dataclasses.replace(again.source, spec=other)
     assert "student" in again.restored and "Role 'student' starts from" in capsys.readouterr().out
